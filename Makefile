@@ -1,0 +1,72 @@
+# Everything a person or CI does with a checkout. Needs only Debian 12 or Ubuntu 24.04 (or
+# newer) and root or sudo for the packages that are missing; see scripts/bootstrap.
+
+PREFIX  ?= /opt/csyncfs
+BINDIR  ?= /usr/local/bin
+SBINDIR ?= /sbin
+MANDIR  ?= /usr/local/share/man
+
+BIN = .venv/bin
+SERVERS = seaweedfs rclone moto
+
+.PHONY: help demo test lint bench crash install uninstall lock clean
+
+help:
+	@echo "make demo       see it work, in about a minute"
+	@echo "make test       linters, types, layers and all tests"
+	@echo "make lint       linters, types and layers only"
+	@echo "make bench      csyncfs beside rclone mount and s3fs"
+	@echo "make crash      kill -9 at random moments, and look what is left"
+	@echo "make install    to $(PREFIX), with mount.csyncfs in $(SBINDIR) (as root)"
+	@echo "make uninstall  take that away again; caches and journals stay"
+	@echo "make lock       lock the newest allowed packages (maintainers)"
+
+demo:
+	@scripts/bootstrap runtime
+	@$(BIN)/python demo/demo.py
+
+test: lint
+	scripts/test-servers $(SERVERS)
+	$(BIN)/python -m pytest -n 4 --dist loadscope
+
+lint:
+	scripts/bootstrap dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+bench:
+	scripts/bootstrap dev
+	scripts/test-servers seaweedfs rclone
+	$(BIN)/python -m tests.bench
+
+crash:
+	scripts/bootstrap dev
+	CSYNCFS_CRASH_ROUNDS=50 $(BIN)/python -m pytest tests/crash
+
+install:
+	scripts/bootstrap runtime $(PREFIX)
+	install -d $(BINDIR) $(SBINDIR) $(MANDIR)/man1 $(MANDIR)/man8
+	ln -sf $(PREFIX)/bin/csyncfs $(PREFIX)/bin/csyncfs-admin $(BINDIR)/
+	sed 's|@PREFIX@|$(PREFIX)|' mount_helpers/mount.csyncfs > $(SBINDIR)/mount.csyncfs
+	chmod 755 $(SBINDIR)/mount.csyncfs
+	ln -sf mount.csyncfs $(SBINDIR)/mount.fuse.csyncfs
+	install -m 644 man/csyncfs-admin.1 $(MANDIR)/man1/
+	install -m 644 man/mount.csyncfs.8 $(MANDIR)/man8/
+	@echo "installed: try 'man mount.csyncfs'"
+
+uninstall:
+	rm -f $(BINDIR)/csyncfs $(BINDIR)/csyncfs-admin
+	rm -f $(SBINDIR)/mount.csyncfs $(SBINDIR)/mount.fuse.csyncfs
+	rm -f $(MANDIR)/man1/csyncfs-admin.1 $(MANDIR)/man8/mount.csyncfs.8
+	rm -rf $(PREFIX)
+	@echo "left alone: /var/lib/csyncfs (journals!) and /var/cache/csyncfs"
+
+lock:
+	scripts/lock
+
+clean:
+	rm -rf .venv .test-servers build dist *.egg-info .pytest_cache .ruff_cache \
+	    .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

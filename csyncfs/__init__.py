@@ -1,0 +1,3 @@
+"""Cloud storage as an ordinary folder."""
+
+__version__ = "0.1.0"

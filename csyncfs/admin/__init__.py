@@ -1,0 +1,1 @@
+"""csyncfs-admin: what a person asks of a mount, running or not."""

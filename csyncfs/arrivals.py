@@ -1,0 +1,259 @@
+"""How items enter the tree and leave it: the steps all of ``adopt``'s actions are made of.
+
+Owns the news for the kernel: collected inside a transaction, sent after its commit.
+"""
+
+import logging
+import stat
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from csyncfs import names
+from csyncfs.backends.base import Backend
+from csyncfs.clock import Clock
+from csyncfs.content import Content
+from csyncfs.inode import InodeTable, LiveInode
+from csyncfs.store import inodes, journal
+from csyncfs.store.db import Store
+from csyncfs.store.inodes import InodeRow
+from csyncfs.store.journal import IntentKind
+from csyncfs.tree import Notifier, Tree
+from csyncfs.types import Attributes, InodeId, Item, Kind
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """Attributes of items that carry none."""
+
+    uid: int
+    gid: int
+    file_mode: int
+    dir_mode: int
+
+
+class Arrivals:
+    """Inserts, replaces and orphans inodes for items; inside ``changes``."""
+
+    def __init__(
+        self,
+        store: Store,
+        table: InodeTable,
+        tree: Tree,
+        content: Content,
+        backend: Backend,
+        notifier: Notifier,
+        clock: Clock,
+        *,
+        defaults: Defaults,
+        device: str,
+    ) -> None:
+        self._store = store
+        self._table = table
+        self._tree = tree
+        self._content = content
+        self._backend = backend
+        self._notifier = notifier
+        self._clock = clock
+        self._defaults = defaults
+        self._device = device
+        self._entries: list[tuple[InodeId, bytes]] = []
+        self._stale_pages: set[InodeId] = set()
+
+    # -- transactions with news for the kernel -------------------------------------------
+
+    @contextmanager
+    def changes(self, *, tell: bool = True) -> Generator[None, None, None]:
+        """One transaction; what it changed is told to the kernel after the commit.
+
+        ``tell`` False where the kernel cannot know the names: news would only make it drop
+        what it has just learnt, and with it the pages of files (``find`` took twice as long).
+        """
+        try:
+            with self._store.transaction():
+                yield
+        except BaseException:
+            self._entries.clear()
+            raise
+        told, self._entries = self._entries, []
+        for parent, name in told if tell else ():
+            self._notifier.entry_changed(parent, name)
+
+    def take_stale_pages(self, ino: InodeId) -> bool:
+        """Whether the kernel may hold pages of an older version; asked once, at open."""
+        if ino in self._stale_pages:
+            self._stale_pages.remove(ino)
+            return True
+        return False
+
+    def _replace(self, row: InodeRow, item: Item) -> None:
+        is_moving = self._is_moving(row)
+        journal.remove_kind(self._store, row.id, IntentKind.MOVE)
+        for dentry in inodes.names_of(self._store, row.id):
+            self._orphan(row, dentry.parent, dentry.name)
+            ino = self._insert(dentry.parent, dentry.name, item, row.remote_key)
+            if is_moving:
+                self._tree.settle_place(ino, self._clock.now_ns())
+        log.info("replaced ino=%d: changed in the cloud while open", row.id)
+
+    def _is_moving(self, row: InodeRow) -> bool:
+        """Whether the item's key is another one because the inode was renamed here; else the
+        name could not be the key's."""
+        return row.remote_key is not None and (
+            journal.find(self._store, row.id, IntentKind.MOVE) is not None
+        )
+
+    def _has_attributes_to_send(self, row: InodeRow) -> bool:
+        return journal.find(self._store, row.id, IntentKind.ATTRS) is not None
+
+    def _orphan(self, row: InodeRow, parent: InodeId, name: bytes) -> None:
+        """Take the name from an inode that no item stands behind any more."""
+        inodes.unlink(self._store, parent, name)
+        inodes.set_nlink(self._store, row.id, 0, self._clock.now_ns())
+        inodes.set_base(
+            self._store, row.id, row.base, in_cloud=False, item_id=None, remote_key=None
+        )
+        live = self._table.get(row.id)
+        if live is not None:
+            live.is_unlinked = True
+        self._entries.append((parent, name))
+
+    # -- inserting -----------------------------------------------------------------------
+
+    def _insert(
+        self, parent: InodeId, name: bytes, item: Item, explicit_key: str | None
+    ) -> InodeId:
+        now = self._clock.now_ns()
+        is_dir = item.kind is Kind.DIR
+        told = item.attributes or Attributes()
+        version = item.version
+        mode = told.mode or self._default_mode(is_dir)
+        mtime = told.mtime_ns or (version.mtime_ns if version else now)
+        ino = inodes.insert(
+            self._store,
+            mode=mode,
+            uid=self._defaults.uid if told.uid is None else told.uid,
+            gid=self._defaults.gid if told.gid is None else told.gid,
+            now_ns=now,
+            nlink=2 if is_dir else 1,
+            rdev=told.rdev or 0,
+            size=version.size if version and not is_dir else 0,
+            mtime_ns=mtime,
+            told=item.attributes is not None,
+            in_cloud=True,
+            base=version,
+            item_id=item.location.item_id,
+            remote_key=explicit_key,
+        )
+        for xattr, value in told.xattrs.items():
+            inodes.set_xattr(self._store, ino, xattr.encode(), value)
+        inodes.link(self._store, parent, name, ino)
+        if is_dir:
+            inodes.add_nlink(self._store, parent, 1)
+        self._entries.append((parent, name))
+        return ino
+
+    def _default_mode(self, is_dir: bool) -> int:
+        if is_dir:
+            return stat.S_IFDIR | self._defaults.dir_mode
+        return stat.S_IFREG | self._defaults.file_mode
+
+    def _insert_beside(self, parent: InodeId, shown: names.ShownName, item: Item) -> None:
+        """A file object beside a directory of the same name: the directory keeps the name."""
+        _, segment = names.split_key(item.location.key, item.kind)
+        beside = names.beside_dir(segment, utf8_only=not self._tree.policy.raw_names)
+        if self._tree.lookup(parent, beside.name) is None:
+            self._insert(parent, beside.name, item, item.location.key)
+
+    def _make_way(self, parent: InodeId, shown: names.ShownName, row: InodeRow) -> None:
+        """A directory appeared where a file has the name."""
+        now = self._clock.now_ns()
+        if row.in_cloud and row.remote_key is None:
+            key = self._tree.location(row).key
+            _, segment = names.split_key(key, Kind.FILE)
+            new = names.beside_dir(segment, utf8_only=not self._tree.policy.raw_names).name
+            inodes.set_remote_key(self._store, row.id, key)
+        else:
+            new = self._free_conflict_name(parent, shown.name, now)
+        inodes.unlink(self._store, parent, shown.name)
+        inodes.link(self._store, parent, new, row.id)
+        self._entries += [(parent, shown.name), (parent, new)]
+
+    def _adopt_dir(self, row: InodeRow, item: Item) -> None:
+        """Both sides made the directory: it is one, and has to be listed."""
+        if not row.in_cloud:
+            inodes.set_base(
+                self._store,
+                row.id,
+                item.version,
+                in_cloud=True,
+                item_id=item.location.item_id,
+                remote_key=None,
+            )
+            inodes.set_listed(self._store, row.id, None)
+
+    # -- attributes ----------------------------------------------------------------------
+
+    def told(self, ino: InodeId, item: Item) -> None:
+        """A fetch or HEAD told attributes that the listing had not."""
+        row = inodes.get(self._store, ino)
+        if row is None or row.told or row.nlink == 0 or item.attributes is None:
+            return
+        with self.changes():
+            self._learn_attributes(row, item)
+
+    def fetched(self, live: LiveInode) -> None:
+        """A fetch ended; it may have been the last that used the inode."""
+        self._content.drop_if_idle(live)
+
+    def _learn_attributes(self, row: InodeRow, item: Item) -> None:
+        told = item.attributes
+        if told is None or row.dirty or journal.find(self._store, row.id, IntentKind.ATTRS):
+            return
+        mode = told.mode or row.mode
+        if stat.S_IFMT(mode) != stat.S_IFMT(row.mode):
+            # The kernel cannot bear an inode that changes its type.
+            if not row.is_dir and row.told == 0:
+                self._replace(row, item)
+            return
+        uid = row.uid if told.uid is None else told.uid
+        gid = row.gid if told.gid is None else told.gid
+        mtime = told.mtime_ns or row.mtime_ns
+        if (mode, uid, gid, mtime) == (row.mode, row.uid, row.gid, row.mtime_ns):
+            if not row.told:
+                inodes.set_told(self._store, row.id, True)
+            return
+        if row.is_dir and row.told:
+            # A directory's mtime moves with its children, here and there.
+            mtime = row.mtime_ns
+        inodes.set_attributes(
+            self._store,
+            row.id,
+            mode=mode,
+            uid=uid,
+            gid=gid,
+            mtime_ns=mtime,
+            atime_ns=row.atime_ns,
+            ctime_ns=self._clock.now_ns(),
+            rdev=told.rdev or row.rdev,
+        )
+        for xattr, value in told.xattrs.items():
+            inodes.set_xattr(self._store, row.id, xattr.encode(), value)
+        live = self._table.get(row.id)
+        if live is not None:
+            live.mtime_ns = mtime
+        self._notify_names(row.id)
+
+    def _notify_names(self, ino: InodeId) -> None:
+        for dentry in inodes.names_of(self._store, ino):
+            self._entries.append((dentry.parent, dentry.name))
+
+    def _free_conflict_name(self, parent: InodeId, name: bytes, now: int) -> bytes:
+        n = 0
+        while True:
+            aside = names.conflict_name(name, self._device, now, n)
+            if self._tree.lookup(parent, aside) is None:
+                return aside
+            n += 1

@@ -1,0 +1,159 @@
+"""Ranged downloads, written into the caller's file by the thread that receives them."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import trio
+
+from csyncfs.backends.base import Landed
+from csyncfs.backends.s3 import items
+from csyncfs.backends.s3.wire import Reply, Wire
+from csyncfs.errors import FsError, Hold, Retry, VersionMismatch
+from csyncfs.types import Item, Kind, RemoteVersion, Span
+
+# Larger reads gain nothing; 64 KiB reads cost half the throughput.
+_READ_BYTES: Final = 1 << 20
+
+
+class _Closed(Exception):
+    """The caller no longer waits; nothing may be written any more."""
+
+
+class Gate:
+    """The only way to the caller's file, until it is shut.
+
+    After ``shut`` returns nothing is written: the same bytes may then belong to a local
+    writer, and the descriptor to somebody else. It waits for at most one pwrite.
+    """
+
+    def __init__(self, fd: int, landed: Landed) -> None:
+        self._fd = fd
+        self._landed = landed
+        self._token = trio.lowlevel.current_trio_token()
+        self._lock = threading.Lock()
+        self._is_open = True  # guarded by: _lock
+        self._hang_up: Callable[[], object] | None = None  # guarded by: _lock
+
+    def receive_from(self, hang_up: Callable[[], object]) -> None:
+        """``hang_up`` wakes the thread that reads from the connection."""
+        with self._lock:
+            self._require_open()
+            self._hang_up = hang_up
+
+    def write(self, data: bytes, offset: int) -> None:
+        with self._lock:
+            self._require_open()
+            self._pwrite(data, offset)
+        span = Span(offset, offset + len(data))
+        # Does not wait for the loop; calls arrive in order and before the thread's result.
+        self._token.run_sync_soon(self._announce, span)
+
+    def shut(self) -> None:
+        with self._lock:
+            self._is_open = False
+            hang_up, self._hang_up = self._hang_up, None
+        if hang_up is not None:
+            with contextlib.suppress(OSError, ValueError):  # the response has just ended
+                hang_up()
+
+    def finish(self) -> None:
+        """The thread is done with the connection: it may go back to the pool."""
+        with self._lock:
+            self._hang_up = None
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise _Closed
+
+    def _announce(self, span: Span) -> None:
+        if self._is_open:
+            self._landed(span)
+
+    def _pwrite(self, data: bytes, offset: int) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                written = os.pwrite(self._fd, view, offset)
+                view, offset = view[written:], offset + written
+        except OSError as exc:
+            raise FsError(exc.errno or 0, "writing fetched bytes") from exc
+
+
+async def fetch(
+    wire: Wire,
+    key: str,
+    span: Span,
+    fd: int,
+    expect: RemoteVersion,
+    landed: Landed,
+    *,
+    md5_tags: bool,
+) -> Item:
+    """Write the span of that version; see Backend.fetch. The span is not empty."""
+    gate = Gate(fd, landed)
+    params = {
+        "Key": wire.options.full_key(key),
+        "Range": f"bytes={span.start}-{span.end - 1}",
+        "IfMatch": f'"{expect.tag}"',
+    }
+    try:
+        reply = await wire.fetches.run(
+            lambda: _receive(wire, params, span, expect, gate), wire.deadline_s(span.size_bytes)
+        )
+    finally:
+        gate.shut()
+    return items.from_head(key, Kind.FILE, reply, md5_tags=md5_tags, size=expect.size)
+
+
+def _receive(
+    wire: Wire, params: dict[str, str], span: Span, expect: RemoteVersion, gate: Gate
+) -> Reply:
+    reply = wire.call("get_object", **params)
+    body = reply.pop("Body")
+    try:
+        gate.receive_from(_hang_up(body))
+        _check(reply, span, expect)
+        _copy(body, span, gate)
+    except BaseException:
+        body.close()
+        raise
+    gate.finish()
+    return reply
+
+
+def _hang_up(body: Any) -> Callable[[], object]:
+    # urllib3's shutdown may be called from another thread than the reader's.
+    return getattr(getattr(body, "_raw_stream", None), "shutdown", body.close)
+
+
+def _check(reply: Reply, span: Span, expect: RemoteVersion) -> None:
+    """Not every server honours Range and If-Match; believe what the reply says only."""
+    if items.tag_of(reply) != expect.tag:
+        raise VersionMismatch("somebody else changed the item")
+    told = str(reply.get("ContentRange", ""))
+    wanted = f"bytes {span.start}-{span.end - 1}/"
+    whole = not told and span.start == 0 and int(reply.get("ContentLength", -1)) == span.end
+    if not whole and not told.startswith(wanted):
+        raise Hold("the server does not answer with the range it was asked for")
+
+
+def _copy(body: Any, span: Span, gate: Gate) -> None:
+    offset = span.start
+    while offset < span.end:
+        data = _read(body, min(_READ_BYTES, span.end - offset))
+        if not data:
+            raise Retry("the server sent less than it announced")
+        gate.write(data, offset)
+        offset += len(data)
+
+
+def _read(body: Any, size: int) -> bytes:
+    from csyncfs.backends.s3.translation import translate
+
+    try:
+        return body.read(size)
+    except Exception as exc:
+        raise translate(exc, "get_object") from exc

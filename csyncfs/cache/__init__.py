@@ -1,0 +1,1 @@
+"""What is kept of the cloud on local disks: content files and the space they may take."""

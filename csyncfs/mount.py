@@ -1,0 +1,403 @@
+"""The composition root: makes every part, runs the services, stops them in order.
+
+Nothing is wired after construction. Stop order: the kernel loop ends, no new intents start,
+the queue drains within its budget, services are cancelled, the store closes last.
+"""
+
+import contextlib
+import functools
+import logging
+import os
+import resource
+import signal
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import trio
+
+from csyncfs import recovery
+from csyncfs.adopt import Adopter
+from csyncfs.arrivals import Defaults
+from csyncfs.backends.base import Capabilities
+from csyncfs.cache.files import ContentFiles
+from csyncfs.cache.space import Space, disk_free_bytes
+from csyncfs.clock import WallClock
+from csyncfs.config import Fsync, MountConfig
+from csyncfs.content import Content
+from csyncfs.control import ControlServer
+from csyncfs.errors import AccessDenied, ConfigError, CsyncError, NoSuchStore, StoreFull
+from csyncfs.eviction import Evictor
+from csyncfs.fetcher import Fetcher
+from csyncfs.fuse import Adapter, KernelNotifier, Session
+from csyncfs.inode import InodeTable
+from csyncfs.moves import Moves
+from csyncfs.ordering import Ordering
+from csyncfs.poller import Poller
+from csyncfs.promise import Promise
+from csyncfs.puts import Puts
+from csyncfs.steering import Steering
+from csyncfs.store import contents, inodes, journal, settings
+from csyncfs.store.db import Store, open_store
+from csyncfs.transfer.client import TransferClient
+from csyncfs.tree import Tree, TreePolicy
+from csyncfs.uploader import Uploader
+from csyncfs.uploads import Uploads
+from csyncfs.vfs import Vfs
+
+log = logging.getLogger(__name__)
+
+OnReady = Callable[[list[str]], None]
+
+_NS: Final = 1_000_000_000
+_CHECKPOINT_S: Final = 5.0
+_CHECKPOINT_BYTES: Final = 4 << 20
+_SPACE_EVERY_S: Final = 300.0
+
+
+def run(config: MountConfig, on_ready: OnReady) -> int:
+    """Mount, serve until unmounted or SIGTERM, return the exit code.
+
+    ``on_ready`` gets warnings for the user once the file system answers. Raises CsyncError
+    where the mount cannot be made.
+    """
+    _allow_open_files()
+    store = open_store(config.state_dir)
+    try:
+        return trio.run(functools.partial(_Mount(config, store).run, on_ready))
+    except BaseExceptionGroup as group:
+        # Not ``except*``: Python 3.11.2 wraps what is raised in there once more.
+        known, rest = group.split(CsyncError)
+        if known is None or rest is not None:
+            raise
+        raise _first(known) from None
+    finally:
+        store.close()
+
+
+def _first(group: BaseExceptionGroup[CsyncError]) -> CsyncError:
+    """The error worth telling of several at once."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _allow_open_files() -> None:
+    """Every open file of a program is a descriptor here: the usual soft limit is 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+class _Facts:
+    """What the store can do, as last found out."""
+
+    def __init__(self, client: TransferClient) -> None:
+        self._client = client
+
+    @property
+    def move_file(self) -> bool:
+        return self._client.capabilities is not None and self._client.capabilities.move_file
+
+    @property
+    def move_tree(self) -> bool:
+        return self._client.capabilities is not None and self._client.capabilities.move_tree
+
+    @property
+    def server_copy(self) -> bool:
+        return self._client.capabilities is not None and self._client.capabilities.server_copy
+
+
+class _Mount:
+    """One mount, from the open store to the last checkpoint."""
+
+    def __init__(self, config: MountConfig, store: Store) -> None:
+        self._config = config
+        self._store = store
+        self._warnings: list[str] = []
+        self._make_core()
+        self._make_engines()
+
+    def _make_core(self) -> None:
+        config, store = self._config, self._store
+        _claim_store(store, config)
+        self._clock = WallClock()
+        self._files = ContentFiles(config.cache_dir, config.state_dir)
+        self._warnings += recovery.recover(store, self._files, self._clock)
+        self._table = InodeTable()
+        delay_ns = int(config.upload_delay_s * _NS)
+        self._policy = TreePolicy(upload_delay_ns=delay_ns)
+        with store.transaction():
+            inodes.insert_root(
+                store,
+                mode=0o040000 | config.dir_mode,
+                uid=config.uid,
+                gid=config.gid,
+                now_ns=self._clock.now_ns(),
+            )
+        self._client = TransferClient(
+            str(config.spec), config.store_options(), memo=settings.get(store, "memo")
+        )
+        self._notifier = KernelNotifier()
+        self._tree = Tree(store, self._table, self._clock, self._policy, self._journal_grew)
+        evictor = Evictor(
+            store,
+            self._table,
+            self._files,
+            self._clock,
+            limit_bytes=config.cache_size_bytes,
+        )
+        self._space = Space(
+            config.cache_size_bytes,
+            config.min_free_bytes,
+            evictor,
+            disk_free=lambda: disk_free_bytes([config.cache_dir, config.state_dir]),
+        )
+        _, used, dirty = contents.totals(store)
+        self._space.adopt(used, dirty)
+        self._fetcher = Fetcher(self._client, self._tree, self._space, timeout_s=config.timeout_s)
+        self._content = Content(
+            store,
+            self._table,
+            self._files,
+            self._space,
+            evictor,
+            self._fetcher,
+            self._clock,
+            upload_delay_ns=delay_ns,
+            journal_grew=self._journal_grew,
+        )
+
+    def _make_engines(self) -> None:
+        config, store = self._config, self._store
+        facts = _Facts(self._client)
+        self._adopter = Adopter(
+            store,
+            self._table,
+            self._tree,
+            self._content,
+            self._client,
+            self._notifier,
+            self._clock,
+            defaults=Defaults(config.uid, config.gid, config.file_mode, config.dir_mode),
+            device=config.device,
+        )
+        ordering = Ordering(store, self._table, self._tree, facts)
+        self._poller = Poller(
+            store,
+            self._table,
+            self._tree,
+            self._adopter,
+            self._client,
+            ordering,
+            self._clock,
+            refresh_s=config.refresh_s,
+            timeout_s=config.timeout_s,
+        )
+        promise = Promise(
+            store,
+            self._table,
+            self._tree,
+            self._client,
+            self._poller,
+            ordering,
+            self._clock,
+            device=config.device,
+        )
+        puts = Puts(promise, self._content, self._adopter)
+        moves = Moves(promise, self._adopter, facts)
+        self._uploader = Uploader(
+            store,
+            self._table,
+            Uploads(promise, self._content, puts, moves),
+            self._clock,
+            slots=config.uploads,
+            upload_delay_ns=self._policy.upload_delay_ns,
+        )
+        self._vfs = Vfs(
+            store,
+            self._table,
+            self._tree,
+            self._content,
+            self._adopter,
+            self._poller,
+            self._client,
+            uploaded=self._uploader.uploaded if config.fsync is Fsync.REMOTE else None,
+        )
+
+    def _journal_grew(self) -> None:
+        self._uploader.poke()
+
+    # -- running -------------------------------------------------------------------------
+
+    async def run(self, on_ready: OnReady) -> int:
+        steering = Steering(
+            self._config,
+            self._store,
+            self._table,
+            self._content,
+            self._space,
+            self._uploader,
+            self._client,
+            self._clock,
+            self._current_warnings,
+        )
+        async with trio.open_nursery() as services:
+            await services.start(self._client.run)
+            connected = await self._first_connect()
+            await services.start(self._fetcher.run, self._adopter)
+            await services.start(self._poller.run)
+            await services.start(self._content.run)
+            services.start_soon(self._checkpoints)
+            services.start_soon(self._come_online, connected, services)
+            await services.start(ControlServer(self._config.control_socket, steering).run)
+            await self._serve_kernel(on_ready)
+            await self._wind_down()
+            services.cancel_scope.cancel()
+        try:
+            self._content.save_all()
+            recovery.note_clean_stop(self._store)
+        except StoreFull as exc:
+            # What was promised is in the journal already; the next start looks closer.
+            log.warning("stopped without a last save error=%s", exc)
+        self._store.checkpoint()
+        return 0
+
+    def _current_warnings(self) -> tuple[str, ...]:
+        capabilities = self._client.capabilities
+        return (*self._warnings, *(capabilities.warnings if capabilities else ()))
+
+    async def _first_connect(self) -> bool:
+        """A store nobody ever reached from here is tried before mounting, for a bounded time:
+        a wrong name or key is told at once. A known one is not waited for."""
+        known = settings.get(self._store, "capabilities")
+        if known is not None:
+            self._client.capabilities = msgspec.json.decode(known, type=Capabilities)
+            self._apply_facts()
+            return False
+        error = "no answer yet"
+        with trio.move_on_after(self._config.connect_wait_s):
+            try:
+                await self._client.connect()
+                self._connected()
+                return True
+            except (AccessDenied, NoSuchStore, ConfigError):
+                await self._client.aclose()
+                raise
+            except CsyncError as exc:
+                error = str(exc)
+        self._warnings.append(f"mounted offline: {error}")
+        return False
+
+    async def _come_online(self, connected: bool, services: trio.Nursery) -> None:
+        """Uploads start once the store was reached; a failed try costs nothing but a line."""
+        pause_s = 0.2
+        while not connected:
+            try:
+                await self._client.connect()
+                self._connected()
+                connected = True
+            except CsyncError as exc:
+                log.info("not connected yet error=%s", exc)
+                await trio.sleep(pause_s)
+                pause_s = min(pause_s * 2, 15.0)
+        await services.start(self._uploader.run)
+        services.start_soon(self._ask_space)
+
+    def _connected(self) -> None:
+        capabilities = self._client.capabilities
+        assert capabilities is not None
+        self._apply_facts()
+        with self._store.transaction():
+            settings.put(self._store, "capabilities", msgspec.json.encode(capabilities).decode())
+            if self._client.memo is not None:
+                settings.put(self._store, "memo", self._client.memo)
+        self._warnings = [w for w in self._warnings if not w.startswith("mounted offline")]
+        for warning in capabilities.warnings:
+            log.warning("%s", warning)
+        log.info("connected backend=%s", capabilities.name)
+
+    def _apply_facts(self) -> None:
+        capabilities = self._client.capabilities
+        assert capabilities is not None
+        self._policy.raw_names = capabilities.raw_names
+        self._policy.real_dirs = capabilities.real_dirs
+        self._policy.keeps_attributes = capabilities.keeps_attributes
+        self._policy.max_key_bytes = capabilities.max_key_bytes
+        self._tree.forget_dir_keys()
+
+    async def _serve_kernel(self, on_ready: OnReady) -> None:
+        adapter = Adapter(self._vfs, self._table, min(self._config.refresh_s, 60.0))
+        session = Session(adapter, self._config.mountpoint, self._config.fuse_options())
+        ended = False
+        try:
+            self._notifier.start()
+            async with trio.open_nursery() as kernel:
+                kernel.start_soon(self._stop_on_signal, session)
+                kernel.start_soon(self._announce, session, on_ready)
+                await session.run()
+                kernel.cancel_scope.cancel()
+            ended = True
+        finally:
+            self._notifier.stop()
+            # After a failure the mountpoint stays, dead: a backup job must not take an empty
+            # directory for the user's files.
+            session.close(unmount=ended)
+
+    async def _announce(self, session: Session, on_ready: OnReady) -> None:
+        """Ready means: the kernel's own stat of the root was answered."""
+        await trio.to_thread.run_sync(os.stat, self._config.mountpoint, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(session.set_readahead, abandon_on_cancel=True)
+        on_ready([*self._current_warnings()])
+
+    async def _stop_on_signal(self, session: Session) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                log.info("stopping signal=%d", number)
+                session.stop()
+                return
+
+    async def _wind_down(self) -> None:
+        """No new intents but those in the journal; send what the budget allows."""
+        with contextlib.suppress(StoreFull):
+            self._content.save_all()
+        with trio.move_on_after(self._config.drain_s):
+            if self._client.online:
+                await self._uploader.drain(lambda _: None)
+        self._uploader.stop_nowait()
+        left = journal.totals(self._store)
+        if left.waiting or left.held:
+            log.warning(
+                "stopped with unsent changes, safe in the journal changes=%d bytes=%d",
+                left.waiting + left.held,
+                left.put_bytes,
+            )
+        with trio.CancelScope(shield=True):
+            await self._client.aclose()
+
+    # -- small services ------------------------------------------------------------------
+
+    async def _checkpoints(self) -> None:
+        while True:
+            await trio.sleep(_CHECKPOINT_S)
+            if self._store.wal_bytes() >= _CHECKPOINT_BYTES:
+                await trio.to_thread.run_sync(self._store.checkpoint)
+
+    async def _ask_space(self) -> None:
+        while True:
+            try:
+                self._vfs.space = await self._client.space()
+            except CsyncError as exc:
+                log.debug("quota not told error=%s", exc)
+            await trio.sleep(_SPACE_EVERY_S)
+
+
+def _claim_store(store: Store, config: MountConfig) -> None:
+    """A state directory belongs to one store: another one's journal must not go to it."""
+    identity = f"{config.spec} {config.endpoint or ''}".strip()
+    owner = settings.get(store, "spec")
+    if owner is not None and owner != identity:
+        raise ConfigError(
+            f"state directory {config.state_dir} belongs to {owner}; use another one for {identity}"
+        )
+    with store.transaction():
+        settings.put(store, "spec", identity)

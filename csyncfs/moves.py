@@ -1,0 +1,407 @@
+"""MOVE, MKDIR, ATTRS and DELETE: everything that changes names and attributes in the cloud."""
+
+import logging
+import uuid
+
+import trio
+
+from csyncfs.adopt import Adopter
+from csyncfs.backends.base import Writing
+from csyncfs.errors import NotFound, Retry, VersionMismatch
+from csyncfs.ordering import Capable
+from csyncfs.promise import NotYet, Promise
+from csyncfs.store import inodes, journal
+from csyncfs.store.inodes import InodeRow
+from csyncfs.store.journal import Intent, IntentKind
+from csyncfs.types import ABSENT, RESERVED_DIR, Attributes, Expect, InodeId, Item, Kind, Location
+
+log = logging.getLogger(__name__)
+
+# Children that get a MOVE of their own in one transaction (about 10 ms of the loop).
+_PUSH_DOWN = 200
+# Where one of two items that swapped names waits while the other passes.
+_ASIDE = f"{RESERVED_DIR}moving/"
+
+
+class Moves:
+    """Carries out MOVE, MKDIR, ATTRS and DELETE intents."""
+
+    def __init__(self, promise: Promise, adopter: Adopter, capable: Capable) -> None:
+        self._promise = promise
+        self._store = promise.store
+        self._tree = promise.tree
+        self._backend = promise.backend
+        self._adopter = adopter
+        self._capable = capable
+
+    # -- files ---------------------------------------------------------------------------
+
+    async def move_file(self, intent: Intent, row: InodeRow) -> None:
+        """Bring the item to where the name says; conditional on both ends."""
+        source = self._tree.location(row)
+        target = self._tree.target(row)
+        if source.key == target.key or not row.in_cloud or row.base is None:
+            with self._store.transaction():
+                self._tree.settle_place(row.id, self._promise.clock.now_ns())
+            return
+        try:
+            expect, absorbed, target = self._promise.claim(row.id, target)
+        except NotYet:
+            if not self._is_cycle(row.id, target.key):
+                raise
+            await self._step_aside(intent, row, source)
+            return
+        await self._transfer(intent, row, source, target, expect, absorbed)
+
+    async def _transfer(
+        self,
+        intent: Intent,
+        row: InodeRow,
+        source: Location,
+        target: Location,
+        expect: Expect,
+        absorbed: Intent | None,
+    ) -> None:
+        base = row.base
+        assert base is not None
+        writing = self._promise.writing(row, self._put_id(intent))
+        self._promise.works_on(row.id, source.key, target.key)
+        try:
+            if self._capable.move_file:
+                item = await self._backend.move(source, target, Kind.FILE, base, expect)
+            else:
+                item = await self._backend.copy(source, target, writing, base, expect)
+        except NotFound:
+            moved = await self._moved_before(row, target)
+            if moved is None:
+                await self._source_changed(row, source)
+                return
+            item = moved
+        except VersionMismatch as exc:
+            await self._move_refused(row, source, target, absorbed, exc)
+            return
+        now = self._promise.clock.now_ns()
+        with self._store.transaction():
+            if absorbed is not None:
+                journal.remove(self._store, absorbed.seq)
+            if not self._capable.move_file:
+                self._promise.delete_later(row.id, source, base, is_dir=False)
+            self._moved(row.id, target, item, now)
+            if not self._capable.move_file and row.nlink:
+                self._promise.recheck_attributes(row.id, writing, now)
+
+    def _moved(self, ino: InodeId, target: Location, item: Item, now: int) -> None:
+        current = inodes.get(self._store, ino)
+        if current is None or current.nlink == 0:
+            # Unlinked meanwhile: the DELETE of the old place is in the journal already.
+            self._promise.delete_later(ino, target, item.version, is_dir=False)
+            return
+        self._promise.settle(current, target, item, now)
+        live = self._promise.table.get(ino)
+        if live is not None:
+            live.base = item.version
+
+    def _put_id(self, intent: Intent) -> str:
+        if intent.put_id is not None:
+            return intent.put_id
+        put_id = uuid.uuid4().hex
+        with self._store.transaction():
+            journal.start_put(self._store, intent.seq, put_id, 0)
+        return put_id
+
+    def _is_cycle(self, ino: InodeId, key: str) -> bool:
+        """Whether the owner of the key, following who waits for whom, waits for this inode."""
+        seen: set[InodeId] = set()
+        while True:
+            owner = self._promise.owner(key)
+            if owner is None or owner.id in seen:
+                return False
+            if owner.id == ino:
+                return True
+            seen.add(owner.id)
+            if not inodes.names_of(self._store, owner.id):
+                return False
+            key = self._tree.target(owner).key
+
+    async def _step_aside(self, intent: Intent, row: InodeRow, source: Location) -> None:
+        """Two files swapped names: one waits outside while the other passes."""
+        if source.key.startswith(_ASIDE):
+            raise NotYet("the other one has to pass first")
+        base = row.base
+        assert base is not None
+        # The same place at every try: what a lost reply left there is found again.
+        put_id = self._put_id(intent)
+        aside = Location(_ASIDE + put_id)
+        await self._make_aside_parents()
+        self._promise.works_on(row.id, source.key, aside.key)
+        try:
+            if self._capable.move_file:
+                item = await self._backend.move(source, aside, Kind.FILE, base, ABSENT)
+            else:
+                writing = self._promise.writing(row, put_id)
+                item = await self._backend.copy(source, aside, writing, base, ABSENT)
+        except (NotFound, VersionMismatch):
+            moved = await self._moved_before(row, aside)
+            if moved is None:
+                await self._source_changed(row, source)
+                return
+            item = moved
+        with self._store.transaction():
+            if not self._capable.move_file:
+                self._promise.delete_later(row.id, source, base, is_dir=False)
+            self._moved(row.id, aside, item, self._promise.clock.now_ns())
+
+    async def _moved_before(self, row: InodeRow, target: Location) -> Item | None:
+        """What an earlier try, whose reply was lost, brought to the target already."""
+        item = await self._promise.head(target, Kind.FILE)
+        if item is None or item.version is None or target.key.startswith(_ASIDE):
+            return item
+        return item if self._capable.move_file and item.version.tag == row.base_tag else None
+
+    async def _make_aside_parents(self) -> None:
+        if self._tree.policy.real_dirs:
+            for key in (RESERVED_DIR, _ASIDE):
+                writing = Writing(Attributes(), uuid.uuid4().hex, self._promise.device)
+                await self._backend.make_dir(Location(key), writing)
+
+    async def _source_changed(self, row: InodeRow, source: Location) -> None:
+        """Somebody changed or removed the item under its old name."""
+        item = await self._promise.head(source, Kind.FILE)
+        current = inodes.get(self._store, row.id)
+        if current is None or current.nlink == 0 or current.remote_key != source.key:
+            return
+        if item is None:
+            self._source_gone(current)
+            return
+        if item.version is not None and row.base is not None and item.version.tag == row.base.tag:
+            raise Retry("the store refused a version that it still has")
+        if current.dirty:
+            self._adopter.part(current, item)
+            self._promise.look_at_parent(row.id)
+            return
+        with self._adopter.changes():
+            self._adopter.take_over(current, item)
+
+    def _source_gone(self, row: InodeRow) -> None:
+        """Deleted there, renamed here: what is wholly here is uploaded anew, else it goes."""
+        if row.dirty or self._adopter.can_recreate(row):
+            self._adopter.recreate(row)
+            return
+        dentry = inodes.names_of(self._store, row.id)[0]
+        journal.remove_kind(self._store, row.id, IntentKind.MOVE)
+        self._adopter.remove_gone(dentry.parent, dentry.name, row)
+
+    async def _move_refused(
+        self,
+        row: InodeRow,
+        source: Location,
+        target: Location,
+        absorbed: Intent | None,
+        exc: VersionMismatch,
+    ) -> None:
+        kind = Kind.DIR if row.is_dir else Kind.FILE
+        item = exc.current or await self._promise.head(target, kind)
+        if item is None and absorbed is None:
+            await self._source_changed(row, source)
+            return
+        if absorbed is not None:
+            journal.remove(self._store, absorbed.seq)
+            if item is None:
+                return
+        assert item is not None
+        self._promise.watcher.touched(target.key)
+        current = inodes.get(self._store, row.id)
+        if current is not None and current.nlink:
+            self._adopter.set_aside(current, item)
+
+    # -- directories ---------------------------------------------------------------------
+
+    async def make_dir(self, intent: Intent, row: InodeRow) -> None:
+        """A marker, or a real directory where the store has them."""
+        target = self._tree.location(row) if row.in_cloud else self._tree.target(row)
+        self._promise.must_be_free(row.id, target.key)
+        if journal.delete_at(self._store, target.key) is not None:
+            raise NotYet("an older directory of that name has to go first")
+        writing = self._promise.writing(row, uuid.uuid4().hex)
+        self._promise.works_on(row.id, target.key)
+        try:
+            item = await self._backend.make_dir(target, writing)
+        except VersionMismatch as exc:
+            item = exc.current or await self._promise.head(Location(target.key[:-1]), Kind.FILE)
+            current = inodes.get(self._store, row.id)
+            if item is None or current is None or current.nlink == 0:
+                raise Retry("the store refused the directory") from exc
+            self._adopter.set_aside(current, item)
+            return
+        now = self._promise.clock.now_ns()
+        with self._store.transaction():
+            journal.remove(self._store, intent.seq)
+            current = inodes.get(self._store, row.id)
+            if current is None or current.nlink == 0:
+                self._promise.delete_later(row.id, target, item.version, is_dir=True)
+                return
+            self._promise.settle(current, target, item, now)
+            self._tree.forget_dir_keys()
+            if item.put_id != writing.put_id:
+                # It was there already, and may have children that nobody here knows.
+                inodes.set_listed(self._store, row.id, None)
+            self._promise.recheck_attributes(row.id, writing, now)
+
+    async def move_dir(self, intent: Intent, row: InodeRow) -> None:
+        source, target = self._tree.location(row), self._tree.target(row)
+        if source.key == target.key or not row.in_cloud:
+            with self._store.transaction():
+                self._tree.settle_place(row.id, self._promise.clock.now_ns())
+            return
+        if journal.delete_at(self._store, target.key) is not None:
+            raise NotYet("an older directory of that name has to go first")
+        try:
+            self._promise.must_be_free(row.id, target.key)
+        except NotYet:
+            if not self._is_cycle(row.id, target.key):
+                raise
+            if self._capable.move_tree:
+                if source.key.startswith(_ASIDE):
+                    raise NotYet("the other one has to pass first") from None
+                await self._make_aside_parents()
+                await self._move_tree(row, source, Location(f"{_ASIDE}{self._put_id(intent)}/"))
+                return
+        if self._capable.move_tree:
+            await self._move_tree(row, source, target)
+        else:
+            await self._move_children(intent, row, source, target)
+
+    async def _move_tree(self, row: InodeRow, source: Location, target: Location) -> None:
+        if not self._promise.ordering.can_move_tree(row.id, source.key, target.key):
+            raise NotYet("something below is on its way")
+        self._promise.ordering.moving_trees[row.id] = (source.key, target.key)
+        self._promise.works_on(row.id, source.key, target.key)
+        try:
+            item = await self._backend.move(source, target, Kind.DIR, row.base, ABSENT)
+        except NotFound:
+            # Either somebody removed it, or an earlier try did it and the reply was lost.
+            moved = await self._promise.head(target, Kind.DIR)
+            if moved is None:
+                self._recreate_dir(row)
+                return
+            item = moved
+        except VersionMismatch as exc:
+            item = exc.current or await self._promise.head(target, Kind.DIR)
+            current = inodes.get(self._store, row.id)
+            if item is None or current is None or current.nlink == 0:
+                raise Retry("the store refused to move the directory") from exc
+            self._adopter.set_aside(current, item)
+            return
+        now = self._promise.clock.now_ns()
+        with self._store.transaction():
+            inodes.rebase_keys(self._store, source.key, target.key)
+            journal.rebase_keys(self._store, source.key, target.key)
+            current = inodes.get(self._store, row.id)
+            if current is None or current.nlink == 0:
+                self._promise.delete_later(row.id, target, item.version, is_dir=True)
+            else:
+                self._promise.settle(current, target, item, now)
+            self._tree.forget_dir_keys()
+
+    def _recreate_dir(self, row: InodeRow) -> None:
+        """Renamed here, removed there: the directory is made anew, its files as they stand."""
+        now = self._promise.clock.now_ns()
+        with self._store.transaction():
+            inodes.set_base(
+                self._store, row.id, None, in_cloud=False, item_id=None, remote_key=None
+            )
+            journal.remove_kind(self._store, row.id, IntentKind.MOVE)
+            journal.add(
+                self._store,
+                IntentKind.MKDIR,
+                row.id,
+                is_dir=True,
+                not_before_ns=now,
+                now_ns=now,
+            )
+            self._tree.forget_dir_keys()
+
+    async def _move_children(
+        self, intent: Intent, row: InodeRow, source: Location, target: Location
+    ) -> None:
+        """Without an atomic tree move every child gets a MOVE of its own; each step is a
+        consistent state, so it goes on from wherever a crash left it."""
+        # Nobody may have listed it, or not for a while: what is not known would stay behind.
+        await self._promise.watcher.learn_names(row.id)
+        current = inodes.get(self._store, row.id)
+        if current is None or current.nlink == 0 or current.remote_key != source.key:
+            raise NotYet("the directory was moved or removed meanwhile")
+        while True:
+            with self._store.transaction():
+                children = inodes.children_in_place(self._store, row.id, _PUSH_DOWN)
+                now = self._promise.clock.now_ns()
+                for _name, child in children:
+                    inodes.set_remote_key(self._store, child.id, self._tree.location(child).key)
+                    journal.add(
+                        self._store,
+                        IntentKind.MOVE,
+                        child.id,
+                        is_dir=child.is_dir,
+                        not_before_ns=now,
+                        now_ns=now,
+                    )
+            if not children:
+                break
+            await trio.lowlevel.checkpoint()
+        self._promise.works_on(row.id, source.key, target.key)
+        writing = self._promise.writing(self._tree.row(row.id), uuid.uuid4().hex)
+        item = await self._backend.make_dir(target, writing)
+        now = self._promise.clock.now_ns()
+        with self._store.transaction():
+            current = inodes.get(self._store, row.id)
+            if row.base is not None:
+                self._promise.delete_later(row.id, source, row.base, is_dir=True)
+            if current is None or current.nlink == 0:
+                self._promise.delete_later(row.id, target, item.version, is_dir=True)
+            else:
+                self._promise.settle(current, target, item, now)
+            self._tree.forget_dir_keys()
+
+    # -- attributes and deletion ---------------------------------------------------------
+
+    async def set_attributes(self, intent: Intent, row: InodeRow) -> None:
+        location = self._tree.location(row)
+        writing = self._promise.writing(row, uuid.uuid4().hex)
+        self._promise.works_on(row.id, location.key)
+        try:
+            if row.base is None:
+                # An implicit directory gets a marker, which is what can carry attributes.
+                item = await self._backend.make_dir(location, writing)
+            else:
+                kind = Kind.DIR if row.is_dir else Kind.FILE
+                item = await self._backend.set_attributes(location, kind, writing, row.base)
+        except (NotFound, VersionMismatch):
+            # The item changed: first take the new version over, then try again on it.
+            journal.remove(self._store, intent.seq)
+            await self._adopter.look_again(row.id)
+            self._promise.look_at_parent(row.id)
+            return
+        now = self._promise.clock.now_ns()
+        with self._store.transaction():
+            journal.remove(self._store, intent.seq)
+            current = inodes.get(self._store, row.id)
+            if current is None or current.nlink == 0:
+                self._promise.delete_later(row.id, location, item.version, is_dir=row.is_dir)
+                return
+            self._promise.settle(current, location, item, now)
+            live = self._promise.table.get(row.id)
+            if live is not None:
+                live.base = item.version
+            self._promise.recheck_attributes(row.id, writing, now)
+
+    async def delete(self, intent: Intent) -> None:
+        """Delete the version we believe in; an edit by somebody else beats the delete."""
+        location = intent.location
+        self._promise.works_on(intent.inode, location.key)
+        kind = Kind.DIR if intent.is_dir else Kind.FILE
+        try:
+            await self._backend.delete(location, kind, intent.expect)
+        except VersionMismatch:
+            log.warning("not deleted, changed by somebody else key=%s", location.key)
+        with self._store.transaction():
+            journal.remove(self._store, intent.seq)

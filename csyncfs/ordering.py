@@ -1,0 +1,125 @@
+"""Which intents have to wait for others, so that the cloud is never told nonsense.
+
+Children come after their parent's MKDIR and MOVE, a directory's DELETE after everything below
+it, a DELETE not at all while another file is about to overwrite the same key.
+"""
+
+from typing import Protocol
+
+from csyncfs.inode import InodeTable
+from csyncfs.store import inodes, journal
+from csyncfs.store.db import Store
+from csyncfs.store.journal import Intent, IntentKind
+from csyncfs.tree import Tree
+from csyncfs.types import ROOT, InodeId
+
+
+class Capable(Protocol):
+    """What has to be known of the store; False until it is known."""
+
+    @property
+    def move_file(self) -> bool: ...
+    @property
+    def move_tree(self) -> bool: ...
+    @property
+    def server_copy(self) -> bool: ...
+
+
+class Ordering:
+    """Answers whether an intent may run now. Owns the keys that are being worked on."""
+
+    def __init__(self, store: Store, table: InodeTable, tree: Tree, capable: Capable) -> None:
+        self._store = store
+        self._table = table
+        self._tree = tree
+        self._capable = capable
+        self.running_keys: dict[InodeId, tuple[str, ...]] = {}
+        self.moving_trees: dict[InodeId, tuple[str, str]] = {}
+
+    def is_blocked(self, intent: Intent) -> bool:
+        """Whether something else has to reach the cloud first."""
+        if intent.kind == IntentKind.DELETE:
+            return self._is_delete_blocked(intent)
+        row = inodes.get(self._store, intent.inode)
+        if row is None or row.nlink == 0:
+            return False
+        if self._has_pending_ancestor(row.id):
+            return True
+        if intent.kind == IntentKind.PUT:
+            return self._capable.move_file and self.is_pending(row.id, IntentKind.MOVE)
+        if intent.kind == IntentKind.MOVE and not row.is_dir:
+            # Without an atomic rename the PUT goes to the new place itself.
+            return bool(row.dirty) and not self._capable.move_file
+        if intent.kind == IntentKind.ATTRS:
+            return any(
+                self.is_pending(row.id, kind)
+                for kind in (IntentKind.PUT, IntentKind.MOVE, IntentKind.MKDIR)
+            )
+        return False
+
+    def _is_delete_blocked(self, intent: Intent) -> bool:
+        key = intent.location.key
+        if any(key.startswith(pair) for pair in self.moving_trees.values()):
+            return True
+        if intent.is_dir:
+            return (
+                journal.delete_before(self._store, key, intent.seq)
+                or self._is_busy_below(key)
+                or inodes.owns_below(self._store, key)
+            )
+        successor = self._tree.file_for_key(key)
+        if successor is not None and (
+            self.is_pending(successor.id, IntentKind.PUT)
+            or self.is_pending(successor.id, IntentKind.MOVE)
+        ):
+            # It will take the key over in one conditional step, which keeps the history.
+            return True
+        return self.is_needed_by_reader(key)
+
+    def is_needed_by_reader(self, key: str) -> bool:
+        """An unlinked file that is open and not wholly here keeps its object for now."""
+        for live in self._table:
+            location = live.orphan_location
+            if (
+                location is not None
+                and location.key == key
+                and live.handles
+                and not live.is_whole()
+            ):
+                return True
+        return False
+
+    def _has_pending_ancestor(self, ino: InodeId) -> bool:
+        while ino != ROOT:
+            found = inodes.names_of(self._store, ino)
+            if not found:
+                return False
+            ino = found[0].parent
+            if ino != ROOT and self.has_pending_place(ino):
+                return True
+        return False
+
+    def has_pending_place(self, ino: InodeId) -> bool:
+        """Whether the directory's item still has to be made or moved."""
+        return self.is_pending(ino, IntentKind.MKDIR) or self.is_pending(ino, IntentKind.MOVE)
+
+    def is_pending(self, ino: InodeId, kind: IntentKind) -> bool:
+        return journal.find(self._store, ino, kind) is not None
+
+    def _is_busy_below(self, prefix: str) -> bool:
+        return any(
+            key.startswith(prefix) and key != prefix
+            for keys in self.running_keys.values()
+            for key in keys
+        )
+
+    def is_worked_on(self, key: str, ino: InodeId) -> bool:
+        """Whether a request of another inode's changes this very key."""
+        return any(key in keys for other, keys in self.running_keys.items() if other != ino)
+
+    def can_move_tree(self, ino: InodeId, source: str, target: str) -> bool:
+        """Whether nothing else is at work below either place; then the move may begin."""
+        for other, keys in self.running_keys.items():
+            if other != ino and any(key.startswith((source, target)) for key in keys):
+                return False
+        return True

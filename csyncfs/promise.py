@@ -1,0 +1,173 @@
+"""What all kinds of intents need when they run: where to, over what, with which attributes,
+and what success makes true."""
+
+from typing import Protocol
+
+from csyncfs.backends.base import Backend, Writing
+from csyncfs.clock import Clock
+from csyncfs.errors import CsyncError, NotFound
+from csyncfs.inode import InodeTable
+from csyncfs.ordering import Ordering
+from csyncfs.store import inodes, journal
+from csyncfs.store.db import Store
+from csyncfs.store.inodes import InodeRow
+from csyncfs.store.journal import Intent, IntentKind
+from csyncfs.tree import Tree
+from csyncfs.types import (
+    ABSENT,
+    Attributes,
+    Expect,
+    InodeId,
+    Item,
+    Kind,
+    Location,
+    RemoteVersion,
+)
+
+
+class NotYet(CsyncError):
+    """Something else has to happen first; try again soon."""
+
+
+class Watcher(Protocol):
+    """Told of every key this mount changed, so that a listing under way does not take an
+    older answer for news; and of directories worth looking at again."""
+
+    def touched(self, key: str) -> None: ...
+
+    def look_soon(self, directory: InodeId) -> None: ...
+
+    async def learn_names(self, directory: InodeId) -> None: ...
+
+
+class Promise:
+    """The common part of carrying out an intent."""
+
+    def __init__(
+        self,
+        store: Store,
+        table: InodeTable,
+        tree: Tree,
+        backend: Backend,
+        watcher: Watcher,
+        ordering: Ordering,
+        clock: Clock,
+        *,
+        device: str,
+    ) -> None:
+        self.store = store
+        self.table = table
+        self.tree = tree
+        self.backend = backend
+        self.watcher = watcher
+        self.ordering = ordering
+        self.clock = clock
+        self.device = device
+
+    def claim(self, ino: InodeId, target: Location) -> tuple[Expect, Intent | None, Location]:
+        """What a new version at this key has to replace: nothing, or what a pending DELETE
+        would remove (one conditional overwrite does both, and keeps the item's history)."""
+        self.must_be_free(ino, target.key)
+        if self.ordering.is_worked_on(target.key, ino):
+            raise NotYet("another upload to this name is on its way")
+        absorbed = journal.delete_at(self.store, target.key)
+        if absorbed is None:
+            return ABSENT, None, target
+        if absorbed.inode in self.table.running or self.ordering.is_needed_by_reader(target.key):
+            raise NotYet("the replaced file is still in use")
+        if absorbed.expect is None:
+            raise NotYet("a directory has to go first")
+        return absorbed.expect, absorbed, absorbed.location
+
+    def must_be_free(self, ino: InodeId, key: str) -> None:
+        """Raise NotYet while another inode's item, or a directory or file of the same name
+        that was removed here, is still at the key in the cloud."""
+        owner = self.owner(key)
+        if owner is not None and owner.id != ino:
+            raise NotYet("the name still belongs to another item in the cloud")
+        if any(journal.delete_at(self.store, other) for other in self._clashes(key)):
+            raise NotYet("what had the name before has to go first")
+
+    def owner(self, key: str) -> InodeRow | None:
+        """Whose item is in the way at this key until its MOVE is done."""
+        for taken in (key, *self._clashes(key)):
+            owner = inodes.by_remote_key(self.store, taken)
+            if owner is not None and self.ordering.is_pending(owner.id, IntentKind.MOVE):
+                return owner
+        return None
+
+    def _clashes(self, key: str) -> tuple[str, ...]:
+        """Where directories are real, a file and a directory cannot have the same name."""
+        if not self.tree.policy.real_dirs:
+            return ()
+        return (key[:-1] if key.endswith("/") else f"{key}/",)
+
+    def works_on(self, ino: InodeId, *keys: str) -> None:
+        """Note what is being changed, for the order of others and for running listings."""
+        self.ordering.running_keys[ino] = keys
+
+    def writing(self, row: InodeRow, put_id: str) -> Writing:
+        """The inode's attributes as they are now."""
+        row = self.table.overlay(row)
+        xattrs = inodes.all_xattrs(self.store, row.id)
+        attributes = Attributes(
+            mode=row.mode,
+            uid=row.uid,
+            gid=row.gid,
+            mtime_ns=row.mtime_ns,
+            rdev=row.rdev or None,
+            xattrs={name.decode("utf-8", "replace"): value for name, value in xattrs.items()},
+        )
+        return Writing(attributes, put_id, self.device)
+
+    def settle(self, row: InodeRow, target: Location, item: Item, now: int) -> None:
+        """The item is there now; if the name moved on meanwhile, a MOVE follows it."""
+        inodes.set_base(
+            self.store,
+            row.id,
+            item.version,
+            in_cloud=True,
+            item_id=item.location.item_id,
+            remote_key=target.key,
+        )
+        if row.remote_key != target.key or self.ordering.is_pending(row.id, IntentKind.MOVE):
+            self.tree.settle_place(row.id, now)
+
+    def delete_later(
+        self, ino: InodeId, place: Location, version: RemoteVersion | None, *, is_dir: bool
+    ) -> None:
+        """Promise that this version goes, now that another one stands for the inode."""
+        now = self.clock.now_ns()
+        pending = journal.delete_at(self.store, place.key)
+        if pending is not None and pending.inode == ino:
+            journal.set_expect(self.store, pending.seq, version)
+            return
+        journal.add_delete(
+            self.store, ino, place, version, is_dir=is_dir, not_before_ns=now, now_ns=now
+        )
+
+    def recheck_attributes(self, ino: InodeId, sent: Writing, now: int) -> None:
+        """chmod and friends during the request were not carried by it."""
+        row = self.tree.row(ino)
+        if not self.tree.policy.keeps_attributes or self.ordering.is_pending(ino, IntentKind.PUT):
+            return
+        if self.writing(row, sent.put_id).attributes != sent.attributes:
+            journal.add(
+                self.store,
+                IntentKind.ATTRS,
+                ino,
+                is_dir=row.is_dir,
+                not_before_ns=now,
+                now_ns=now,
+            )
+
+    def look_at_parent(self, ino: InodeId) -> None:
+        """List the directory soon that the inode is in."""
+        for dentry in inodes.names_of(self.store, ino):
+            self.watcher.look_soon(dentry.parent)
+
+    async def head(self, location: Location, kind: Kind) -> Item | None:
+        try:
+            return await self.backend.head(location, kind)
+        except NotFound:
+            return None

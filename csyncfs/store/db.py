@@ -1,0 +1,264 @@
+"""The store's file: opening, checking, transactions, durability.
+
+Owns the connection. Statements run inline on the loop thread (8-30 us each), which is also
+what makes state between two awaits atomic; WAL checkpoints run on another thread with a
+connection of their own, for they stall for tens of milliseconds.
+"""
+
+import fcntl
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from csyncfs.errors import StoreDamaged, StoreError, StoreFull, StoreLocked
+
+log = logging.getLogger(__name__)
+
+APPLICATION_ID: Final = 0x6373796E  # "csyn"
+SCHEMA_VERSION: Final = 1
+FILE_NAME: Final = "store.db"
+
+Row = tuple[Any, ...]
+Value = int | str | bytes | None
+
+
+class Store:
+    """One open store. Use ``open_store``."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, lock_fd: int) -> None:
+        self._db = connection
+        self._path = path
+        self._lock_fd = lock_fd
+        self._wal_fd = -1
+        self.wal_guard = threading.Lock()
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    def one(self, sql: str, values: Sequence[Value] = ()) -> Row | None:
+        """First row of a query, or None."""
+        try:
+            return self._db.execute(sql, values).fetchone()
+        except sqlite3.Error as exc:
+            raise translate(exc, self._path) from exc
+
+    def all(self, sql: str, values: Sequence[Value] = ()) -> list[Row]:
+        """Every row of a query; callers LIMIT what can be large."""
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as exc:
+            raise translate(exc, self._path) from exc
+
+    def run(self, sql: str, values: Sequence[Value] = ()) -> int:
+        """One changing statement, inside ``transaction``; returns the rows changed."""
+        try:
+            return self._db.execute(sql, values).rowcount
+        except sqlite3.Error as exc:
+            raise translate(exc, self._path) from exc
+
+    def insert(self, sql: str, values: Sequence[Value] = ()) -> int:
+        """One INSERT, inside ``transaction``; returns the new row's id."""
+        try:
+            return self._db.execute(sql, values).lastrowid or 0
+        except sqlite3.Error as exc:
+            raise translate(exc, self._path) from exc
+
+    @contextmanager
+    def transaction(self) -> Generator[None, None, None]:
+        """All statements inside commit together or not at all. No await inside; they nest.
+
+        Survives a crash of the process when it returns; power loss after ``make_durable``.
+        """
+        if self._db.in_transaction:
+            yield
+            return
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as exc:
+            raise translate(exc, self._path) from exc
+        try:
+            yield
+        except BaseException:
+            self._rollback()
+            raise
+        try:
+            self._db.execute("COMMIT")
+        except sqlite3.Error as exc:
+            self._rollback()
+            raise translate(exc, self._path) from exc
+
+    def _rollback(self) -> None:
+        # A failed statement may have rolled back already (disk full, I/O error).
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def make_durable(self) -> None:
+        """Make every commit so far survive power loss. Blocks: call it in a thread."""
+        with self.wal_guard:
+            if self._wal_fd < 0:
+                self._wal_fd = os.open(f"{self._path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+                # The log's name has to survive as well; SQLite leaves that to the next sync.
+                directory = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(directory)
+                finally:
+                    os.close(directory)
+            os.fdatasync(self._wal_fd)
+
+    def wal_bytes(self) -> int:
+        """Size of the write-ahead log, to decide on a checkpoint."""
+        try:
+            return os.stat(f"{self._path}-wal").st_size
+        except FileNotFoundError:
+            return 0
+
+    def checkpoint(self) -> None:
+        """Move the write-ahead log into the database file. Blocks: call it in a thread."""
+        with self.wal_guard:
+            other = sqlite3.connect(self._path, isolation_level=None)
+            try:
+                other.execute("PRAGMA busy_timeout = 2000")
+                other.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                # Only an emptied log is started over; a passive run does not shrink it.
+                if self.wal_bytes() > 64 << 20:
+                    other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.Error as exc:
+                log.warning("WAL checkpoint failed error=%s", exc)
+            finally:
+                other.close()
+
+    def close(self) -> None:
+        """Close the store and let another mount have it. Checkpoints the log."""
+        if self._wal_fd >= 0:
+            os.close(self._wal_fd)
+            self._wal_fd = -1
+        try:
+            self._db.close()
+        finally:
+            os.close(self._lock_fd)
+
+
+def translate(exc: sqlite3.Error, path: Path) -> StoreError:
+    """The domain error for what SQLite says."""
+    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return StoreFull(f"the disk of {path.parent} is full")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return damaged(path, str(exc))
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return StoreLocked(f"{path} is in use by another program")
+    return StoreError(f"{path}: {exc}")
+
+
+def key_to_db(key: str | None) -> bytes | None:
+    """Keys are stored as bytes: those of a directory store need not be valid UTF-8."""
+    return None if key is None else key.encode("utf-8", "surrogateescape")
+
+
+def key_from_db(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.decode("utf-8", "surrogateescape")
+
+
+def key_after(prefix: str) -> bytes:
+    """The first key behind all keys with this prefix (which ends in a slash)."""
+    raw = prefix.encode("utf-8", "surrogateescape")
+    return raw[:-1] + bytes([raw[-1] + 1])
+
+
+def damaged(path: Path, detail: str) -> StoreDamaged:
+    """The error for a broken store, and what to do about it."""
+    return StoreDamaged(
+        f"{path} is damaged ({detail}); move {path.parent} away and mount again: everything "
+        f"uploaded is in the cloud, what was not is in its folder 'dirty'"
+    )
+
+
+def open_store(state_dir: Path) -> Store:
+    """Open or create the store of a state directory, and keep others out of it.
+
+    Raises StoreLocked, StoreDamaged, StoreFull; StoreError where the directory cannot be used.
+    """
+    path = state_dir / FILE_NAME
+    lock_fd = _lock(state_dir)
+    try:
+        connection = _connect(path)
+        try:
+            _prepare(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as exc:
+        os.close(lock_fd)
+        raise translate(exc, path) from exc
+    except BaseException:
+        os.close(lock_fd)
+        raise
+    return Store(connection, path, lock_fd)
+
+
+def _lock(state_dir: Path) -> int:
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise StoreError(f"cannot use state directory {state_dir}: {exc.strerror}") from exc
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        os.close(fd)
+        raise StoreLocked(
+            f"state directory {state_dir} is in use by another mount; give this one its own "
+            f"with -o state_dir=DIR,cache_dir=DIR"
+        ) from exc
+    return fd
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, cached_statements=512)
+    os.chmod(path, 0o600)
+    for pragma in (
+        "busy_timeout = 5000",
+        "journal_mode = WAL",
+        "synchronous = NORMAL",
+        "wal_autocheckpoint = 0",
+        "cache_size = -16384",
+        "temp_store = MEMORY",
+        "trusted_schema = OFF",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    (found,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if tables == 0:
+        schema = resources.files(__package__ or "csyncfs.store").joinpath("schema.sql").read_text()
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {schema}"
+            f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+            "COMMIT;"
+        )
+        return
+    if found != APPLICATION_ID:
+        raise StoreDamaged(f"{path} is not a csyncfs store")
+    if version > SCHEMA_VERSION:
+        raise StoreDamaged(f"{path} was written by a newer csyncfs (schema {version})")
+    (verdict,) = (
+        connection.execute("PRAGMA quick_check(1)").fetchone() if _is_small(path) else ("ok",)
+    )
+    if verdict != "ok":
+        raise StoreDamaged(f"{path} is damaged: {verdict}")
+
+
+def _is_small(path: Path) -> bool:
+    # quick_check reads every page (about 1 GB/s); a large store is checked by fsck instead.
+    return path.stat().st_size < 32 << 20

@@ -1,0 +1,292 @@
+"""Table ``intent``, the journal: promises made to programs and not yet kept in the cloud.
+
+No other module writes it. An intent disappears by success, by squash (a later promise makes
+it void), or by the user's explicit command; never by failure.
+"""
+
+import enum
+from typing import NamedTuple
+
+from csyncfs.store.db import Store, key_after, key_from_db, key_to_db
+from csyncfs.types import InodeId, Location, RemoteVersion, Seq
+
+
+class IntentKind(enum.StrEnum):
+    PUT = "put"
+    MOVE = "move"
+    MKDIR = "mkdir"
+    ATTRS = "attrs"
+    DELETE = "delete"
+
+
+_COLUMNS = (
+    "seq, kind, inode, is_dir, not_before_ns, hold, attempts, error, put_id, put_generation, "
+    "resume, key, item_id, expect_tag, expect_size, expect_mtime_ns, created_ns"
+)
+
+
+class Intent(NamedTuple):
+    """One promise as stored; schema.sql says what each field means."""
+
+    seq: Seq
+    kind: str
+    inode: InodeId
+    is_dir: int
+    not_before_ns: int | None
+    hold: str | None
+    attempts: int
+    error: str | None
+    put_id: str | None
+    put_generation: int | None
+    resume: str | None
+    key_raw: bytes | None
+    item_id: str | None
+    expect_tag: str | None
+    expect_size: int | None
+    expect_mtime_ns: int | None
+    created_ns: int
+
+    @property
+    def expect(self) -> RemoteVersion | None:
+        """DELETE: the version we believe in."""
+        if self.expect_tag is None:
+            return None
+        return RemoteVersion(self.expect_tag, self.expect_size or 0, self.expect_mtime_ns or 0)
+
+    @property
+    def location(self) -> Location:
+        """DELETE: what goes."""
+        key = key_from_db(self.key_raw)
+        assert key is not None
+        return Location(key, self.item_id)
+
+
+class Totals(NamedTuple):
+    """The journal in numbers."""
+
+    waiting: int
+    held: int
+    put_bytes: int
+    oldest_ns: int | None
+
+
+def add(
+    store: Store,
+    kind: IntentKind,
+    ino: InodeId,
+    *,
+    is_dir: bool,
+    not_before_ns: int | None,
+    now_ns: int,
+) -> None:
+    """Promise to bring this side of the inode to the cloud; one a kind and inode.
+
+    An existing promise keeps its place in the order and its history, and takes the new time.
+    """
+    store.run(
+        "INSERT INTO intent (kind, inode, is_dir, not_before_ns, created_ns) "
+        "VALUES (?, ?, ?, ?, ?) ON CONFLICT (inode, kind) WHERE kind <> 'delete' "
+        "DO UPDATE SET not_before_ns = excluded.not_before_ns, hold = NULL",
+        (kind.value, ino, is_dir, not_before_ns, now_ns),
+    )
+
+
+def add_delete(
+    store: Store,
+    ino: InodeId,
+    location: Location,
+    expect: RemoteVersion | None,
+    *,
+    is_dir: bool,
+    not_before_ns: int,
+    now_ns: int,
+) -> None:
+    """Promise to delete this item if it still is the expected version."""
+    store.run(
+        "INSERT INTO intent (kind, inode, is_dir, not_before_ns, key, item_id, expect_tag, "
+        "expect_size, expect_mtime_ns, created_ns) "
+        "VALUES ('delete', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(ino, is_dir, not_before_ns, key_to_db(location.key), location.item_id),
+            *_expect_values(expect),
+            now_ns,
+        ),
+    )
+
+
+def _expect_values(expect: RemoteVersion | None) -> tuple[str | None, int | None, int | None]:
+    if expect is None:
+        return None, None, None
+    return expect.tag, expect.size, expect.mtime_ns
+
+
+def get(store: Store, seq: Seq) -> Intent | None:
+    row = store.one(f"SELECT {_COLUMNS} FROM intent WHERE seq = ?", (seq,))
+    return Intent._make(row) if row else None
+
+
+def find(store: Store, ino: InodeId, kind: IntentKind) -> Intent | None:
+    """The promise of this kind; DELETEs are found by their key."""
+    # The last term tells SQLite that the partial index covers it; without, it scans the journal.
+    row = store.one(
+        f"SELECT {_COLUMNS} FROM intent WHERE inode = ? AND kind = ? AND kind <> 'delete'",
+        (ino, kind.value),
+    )
+    return Intent._make(row) if row else None
+
+
+def of_inode(store: Store, ino: InodeId) -> list[Intent]:
+    rows = store.all(
+        f"SELECT {_COLUMNS} FROM intent WHERE inode = ? AND kind <> 'delete' "
+        f"UNION ALL SELECT {_COLUMNS} FROM intent WHERE inode = ? AND kind = 'delete'",
+        (ino, ino),
+    )
+    return [Intent._make(row) for row in rows]
+
+
+def has_any(store: Store, ino: InodeId) -> bool:
+    return bool(
+        store.one("SELECT 1 FROM intent WHERE inode = ? AND kind <> 'delete' LIMIT 1", (ino,))
+        or store.one("SELECT 1 FROM intent WHERE inode = ? AND kind = 'delete' LIMIT 1", (ino,))
+    )
+
+
+def by_put_id(store: Store, put_id: str) -> Intent | None:
+    """The promise whose last attempt stamped this id."""
+    row = store.one(f"SELECT {_COLUMNS} FROM intent WHERE put_id = ? LIMIT 1", (put_id,))
+    return Intent._make(row) if row else None
+
+
+def delete_at(store: Store, key: str) -> Intent | None:
+    """The pending DELETE of exactly this key."""
+    row = store.one(
+        f"SELECT {_COLUMNS} FROM intent WHERE key = ? AND kind = 'delete' ORDER BY seq LIMIT 1",
+        (key_to_db(key),),
+    )
+    return Intent._make(row) if row else None
+
+
+def deletes_below(store: Store, prefix: str) -> bool:
+    """Whether a DELETE is pending for some key below (or at) this prefix."""
+    row = store.one(
+        "SELECT 1 FROM intent WHERE key >= ? AND key < ? LIMIT 1",
+        (key_to_db(prefix), key_after(prefix)),
+    )
+    return row is not None
+
+
+def delete_before(store: Store, prefix: str, seq: Seq) -> bool:
+    """Whether an older DELETE is pending below this prefix."""
+    row = store.one(
+        "SELECT 1 FROM intent WHERE key > ? AND key < ? AND seq < ? LIMIT 1",
+        (key_to_db(prefix), key_after(prefix), seq),
+    )
+    return row is not None
+
+
+def due(store: Store, now_ns: int, limit: int, after: tuple[int, Seq]) -> list[Intent]:
+    """Promises whose time has come, earliest first, behind a position (time, seq)."""
+    rows = store.all(
+        f"SELECT {_COLUMNS} FROM intent WHERE not_before_ns <= ? AND (not_before_ns, seq) > (?, ?) "
+        "ORDER BY not_before_ns, seq LIMIT ?",
+        (now_ns, *after, limit),
+    )
+    return [Intent._make(row) for row in rows]
+
+
+def next_due_ns(store: Store, after_ns: int) -> int | None:
+    """When the next promise that is not due yet comes due."""
+    row = store.one("SELECT min(not_before_ns) FROM intent WHERE not_before_ns > ?", (after_ns,))
+    return row[0] if row else None
+
+
+def postpone(store: Store, seq: Seq, until_ns: int, error: str | None) -> None:
+    """A try failed: count it and come back later."""
+    store.run(
+        "UPDATE intent SET not_before_ns = ?, attempts = attempts + 1, error = ? WHERE seq = ?",
+        (until_ns, error, seq),
+    )
+
+
+def reschedule(store: Store, seq: Seq, until_ns: int | None) -> None:
+    """Not a failure: just not now."""
+    store.run("UPDATE intent SET not_before_ns = ? WHERE seq = ?", (until_ns, seq))
+
+
+def hold(store: Store, seq: Seq, until_ns: int, reason: str) -> None:
+    """It needs the user; it is still looked at now and then, for the user may just repair it."""
+    store.run(
+        "UPDATE intent SET not_before_ns = ?, hold = ?, error = ?, attempts = attempts + 1 "
+        "WHERE seq = ?",
+        (until_ns, reason, reason, seq),
+    )
+
+
+def start_put(store: Store, seq: Seq, put_id: str, generation: int) -> None:
+    """Note the id before the request can have an effect; resume of another content is void."""
+    store.run(
+        "UPDATE intent SET resume = CASE WHEN put_generation IS ? THEN resume END, "
+        "put_id = ?, put_generation = ? WHERE seq = ?",
+        (generation, put_id, generation, seq),
+    )
+
+
+def save_resume(store: Store, seq: Seq, resume: str) -> None:
+    store.run("UPDATE intent SET resume = ? WHERE seq = ?", (resume, seq))
+
+
+def set_expect(store: Store, seq: Seq, expect: RemoteVersion | None) -> None:
+    store.run(
+        "UPDATE intent SET expect_tag = ?, expect_size = ?, expect_mtime_ns = ? WHERE seq = ?",
+        (*_expect_values(expect), seq),
+    )
+
+
+def rebase_keys(store: Store, old: str, new: str) -> None:
+    """A whole prefix moved in the cloud: pending DELETEs below it follow."""
+    store.run(
+        "UPDATE intent SET key = CAST(? || substr(key, ?) AS BLOB) WHERE key > ? AND key < ?",
+        (key_to_db(new), len(key_to_db(old) or b"") + 1, key_to_db(old), key_after(old)),
+    )
+
+
+def remove(store: Store, seq: Seq) -> None:
+    store.run("DELETE FROM intent WHERE seq = ?", (seq,))
+
+
+def remove_kind(store: Store, ino: InodeId, kind: IntentKind) -> None:
+    """Any but a DELETE."""
+    store.run(
+        "DELETE FROM intent WHERE inode = ? AND kind = ? AND kind <> 'delete'", (ino, kind.value)
+    )
+
+
+def wake(store: Store, now_ns: int, *, held: bool) -> None:
+    """Make every waiting promise due now; with ``held`` also those that need the user, which
+    count as waiting until they fail again."""
+    store.run(
+        "UPDATE intent SET not_before_ns = ?, hold = NULL "
+        "WHERE not_before_ns IS NOT NULL AND (not_before_ns > ? OR hold IS NOT NULL) "
+        "AND (? OR hold IS NULL)",
+        (now_ns, now_ns, held),
+    )
+
+
+def release_held_back(store: Store, now_ns: int) -> None:
+    """After a crash nothing is being written any more."""
+    store.run("UPDATE intent SET not_before_ns = ? WHERE not_before_ns IS NULL", (now_ns,))
+
+
+def totals(store: Store) -> Totals:
+    row = store.one("SELECT count(*), sum(hold IS NOT NULL), min(created_ns) FROM intent ")
+    size = store.one(
+        "SELECT sum(i.size) FROM intent t JOIN inode i ON i.id = t.inode WHERE t.kind = 'put'"
+    )
+    assert row is not None
+    held = row[1] or 0
+    return Totals(row[0] - held, held, (size[0] if size else 0) or 0, row[2])
+
+
+def first_error(store: Store) -> str | None:
+    row = store.one("SELECT error FROM intent WHERE error IS NOT NULL ORDER BY seq LIMIT 1")
+    return row[0] if row else None

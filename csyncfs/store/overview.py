@@ -1,0 +1,79 @@
+"""What the store says about journal, cache and conflicts, in the words of ``answers``.
+
+The lists walk every row and every path: call them with a store from ``offline``, in a
+thread, never on the loop thread of a mount.
+"""
+
+from datetime import UTC, datetime
+
+from csyncfs.answers import (
+    CacheRow,
+    CacheStatus,
+    ConflictRow,
+    QueueStatus,
+    cache_state,
+    is_below,
+    shown,
+)
+from csyncfs.store import conflicts, contents, inodes, journal
+from csyncfs.store.db import Store
+from csyncfs.types import InodeId
+
+
+def queue(store: Store, now_ns: int, running: int = 0) -> QueueStatus:
+    """The journal in numbers. ``running``: how many of them are being sent."""
+    totals = journal.totals(store)
+    age_s = None if totals.oldest_ns is None else max(0.0, (now_ns - totals.oldest_ns) / 1e9)
+    return QueueStatus(
+        waiting=max(0, totals.waiting - running),
+        running=running,
+        held=totals.held,
+        bytes=totals.put_bytes,
+        oldest_age_s=age_s,
+    )
+
+
+def cache(store: Store, limit_bytes: int | None) -> CacheStatus:
+    files, used, dirty = contents.totals(store)
+    return CacheStatus(used_bytes=used, limit_bytes=limit_bytes, dirty_bytes=dirty, files=files)
+
+
+def cache_rows(store: Store, path: str | None) -> list[CacheRow]:
+    """Files with content here, at or below a path, by path."""
+    rows: list[CacheRow] = []
+    for cached in contents.all_cached(store):
+        name = inodes.path_of(store, cached.inode)
+        row = inodes.get(store, cached.inode)
+        if name is None or row is None or not is_below(shown(name), path):
+            continue
+        state = cache_state(row.size, cached.bytes, cached.dirty_bytes)
+        rows.append(CacheRow(shown(name), row.size, cached.bytes, cached.dirty_bytes, state))
+    return sorted(rows, key=lambda r: r.path)
+
+
+def conflict_rows(store: Store, path: str | None) -> list[ConflictRow]:
+    """Conflicts nobody has resolved, whose set-aside file is at or below a path; oldest first."""
+    rows: list[ConflictRow] = []
+    for conflict in conflicts.open_ones(store):
+        name = inodes.path_of(store, conflict.inode)
+        if name is None or not is_below(shown(name), path):
+            continue
+        rows.append(
+            ConflictRow(
+                path=shown(name),
+                original=shown(conflict.path),
+                device=conflict.device,
+                time=_iso(conflict.created_ns),
+                size=_size(store, conflict.inode, conflict.size),
+            )
+        )
+    return rows
+
+
+def _size(store: Store, ino: InodeId, then: int) -> int:
+    row = inodes.get(store, ino)
+    return then if row is None else row.size
+
+
+def _iso(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

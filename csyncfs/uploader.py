@@ -1,0 +1,288 @@
+"""The uploader: turns intents into remote truth.
+
+Owns which intents run. Picks what is due from the journal, oldest promise first, one a
+inode at a time, children after their parents; runs it; writes down how it ended. How each
+kind is carried out is in ``uploads``.
+"""
+
+import logging
+import math
+import random
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from csyncfs.clock import Clock
+from csyncfs.errors import (
+    AccessDenied,
+    CsyncError,
+    Hold,
+    NoSuchStore,
+    Offline,
+    Retry,
+    StoreError,
+    Superseded,
+    Throttled,
+)
+from csyncfs.inode import InodeTable
+from csyncfs.promise import NotYet
+from csyncfs.retry import delay_s
+from csyncfs.store import journal
+from csyncfs.store.db import Store
+from csyncfs.store.journal import Intent, IntentKind
+from csyncfs.types import InodeId, Seq
+from csyncfs.uploads import Uploads
+
+log = logging.getLogger(__name__)
+
+_BATCH = 64
+_NS = 1_000_000_000
+_START = (0, Seq(0))
+# The journal is gone through again for blocked intents at most this often.
+_PASS_S = 0.1
+# Whoever waits for the journal looks at it at least this often.
+_LOOK_S = 1.0
+# After a failure of the local store itself.
+_STORE_TROUBLE_S = 5.0
+# A held intent is tried again now and then: the user may have repaired what was wrong.
+_HOLD_NS = 120 * _NS
+_BLOCKED_NS = 200_000_000
+
+
+class Uploader:
+    """Keeps the promises of the journal."""
+
+    def __init__(
+        self,
+        store: Store,
+        table: InodeTable,
+        uploads: Uploads,
+        clock: Clock,
+        *,
+        slots: int,
+        upload_delay_ns: int,
+    ) -> None:
+        self._store = store
+        self._table = table
+        self._uploads = uploads
+        self._clock = clock
+        self._slots = slots
+        self._upload_delay_ns = upload_delay_ns
+        self._wake = trio.Event()
+        self._ended = trio.Event()
+        self._closed_until = -math.inf
+        self._failures = 0
+        self._stopping = False
+        self.running_count = 0
+        """Intents on their way. ``table.running`` has those that the poller works on too."""
+        self._sleeps_until = -math.inf
+        # One pass through what is due: how far it is, and what was read ahead.
+        self._position = _START
+        self._batch: deque[Intent] = deque()
+        self._pass_began = -math.inf
+        self.last_error: str | None = None
+        self.done_count = 0
+
+    def poke(self) -> None:
+        """The journal grew; never waits."""
+        # What was promised just now comes due after the delay: often it wakes before anyway.
+        if trio.current_time() + self._upload_delay_ns / _NS < self._sleeps_until:
+            self._wake.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run intents until cancelled; what is unfinished stays in the journal."""
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                self._wake = trio.Event()
+                try:
+                    started = 0 if self._stopping else self._start_due(nursery)
+                    idle_s = 0.0 if started else self._idle_s()
+                except StoreError as exc:
+                    self._store_trouble(exc)
+                    idle_s = _STORE_TROUBLE_S
+                self._sleeps_until = trio.current_time() + idle_s
+                with trio.move_on_after(idle_s):
+                    await self._wake.wait()
+
+    def stop_nowait(self) -> None:
+        """Start nothing more."""
+        self._stopping = True
+
+    def _idle_s(self) -> float:
+        """How long there is nothing to do, if nothing wakes us."""
+        if self.running_count >= self._slots:
+            return math.inf
+        now = self._clock.now_ns()
+        next_ns = journal.next_due_ns(self._store, now)
+        due_s = math.inf if next_ns is None else max(0.001, (next_ns - now) / _NS)
+        if journal.due(self._store, now, 1, _START):
+            # What is due and did not start is blocked: somebody else has to end first.
+            due_s = min(due_s, _PASS_S)
+        return max(due_s, self._closed_until - trio.current_time())
+
+    def _start_due(self, nursery: trio.Nursery) -> int:
+        """Start what can run now; returns how many."""
+        now_s = trio.current_time()
+        if now_s < self._closed_until:
+            return 0
+        # After a failure of the whole store one intent is the probe for all.
+        slots = 1 if self._failures else self._slots
+        started = 0
+        while self.running_count < slots:
+            intent = self._next_due(now_s)
+            if intent is None:
+                break
+            if self._can_run(intent):
+                self._table.running.add(intent.inode)
+                self.running_count += 1
+                nursery.start_soon(self._run_one, intent)
+                started += 1
+        return started
+
+    def _next_due(self, now_s: float) -> Intent | None:
+        """The next one of the pass; None: it is over, and the following not yet due."""
+        now = self._clock.now_ns()
+        while True:
+            while self._batch:
+                seq = self._batch.popleft().seq
+                intent = journal.get(self._store, seq)
+                if intent and intent.not_before_ns is not None and intent.not_before_ns <= now:
+                    return intent
+            batch = journal.due(self._store, now, _BATCH, self._position)
+            if batch:
+                self._batch.extend(batch)
+                self._position = (batch[-1].not_before_ns or 0, batch[-1].seq)
+            elif self._position == _START or now_s < self._pass_began + _PASS_S:
+                self._position = _START
+                return None
+            else:
+                self._position, self._pass_began = _START, now_s
+
+    def _can_run(self, intent: Intent) -> bool:
+        return intent.inode not in self._table.running and not self._uploads.is_blocked(intent)
+
+    def _store_trouble(self, exc: StoreError) -> None:
+        """The journal cannot be read or written now (full disk): all waits, nothing is lost."""
+        log.error("the journal cannot be used now error=%s", exc)
+        self.last_error = str(exc)
+        self._closed_until = trio.current_time() + _STORE_TROUBLE_S
+
+    async def _run_one(self, intent: Intent) -> None:
+        try:
+            await self._carry_out(intent)
+        except StoreError as exc:
+            self._store_trouble(exc)
+        finally:
+            self._table.running.discard(intent.inode)
+            self.running_count -= 1
+            self._uploads.finished(intent)
+            self._wake.set()
+            self._ended.set()
+            self._ended = trio.Event()
+
+    async def _carry_out(self, intent: Intent) -> None:
+        """Run it, and write down what became of it. Raises StoreError only."""
+        try:
+            await self._uploads.execute(intent)
+            self._succeeded()
+        except StoreError:
+            raise
+        except NotYet:
+            self._later(intent, _BLOCKED_NS)
+        except Superseded:
+            self._later(intent, self._upload_delay_ns)
+        except Offline as exc:
+            self._close_gate(intent, exc, cap_s=30.0)
+        except Throttled as exc:
+            self._close_gate(intent, exc, cap_s=60.0)
+        except (AccessDenied, NoSuchStore) as exc:
+            self._hold(intent, exc)
+            self._close_gate(intent, exc, cap_s=60.0)
+        except Hold as exc:
+            self._hold(intent, exc)
+        except CsyncError as exc:
+            self._failed(intent, exc)
+        except OSError as exc:
+            self._failed(intent, Retry(f"local error: {exc.strerror}"))
+
+    def _succeeded(self) -> None:
+        self.done_count += 1
+        if self._failures:
+            log.info("the store takes changes again")
+        self._failures = 0
+        self.last_error = None
+
+    def _later(self, intent: Intent, delay_ns: int) -> None:
+        current = journal.get(self._store, intent.seq)
+        # A flush or a write meanwhile has set the time itself.
+        if current is not None and current.not_before_ns == intent.not_before_ns:
+            journal.reschedule(self._store, intent.seq, self._clock.now_ns() + delay_ns)
+
+    def _close_gate(self, intent: Intent, exc: CsyncError, *, cap_s: float) -> None:
+        """The store as a whole does not take changes: nobody else needs to find out."""
+        wait_s = delay_s(self._failures, base_s=1.0, cap_s=cap_s, jitter=random.random)
+        after_s = exc.after_s if isinstance(exc, Retry) else None
+        wait_s = max(0.5, wait_s, after_s or 0.0)
+        if not self._failures:
+            log.warning("the store does not take changes now error=%s", exc)
+        self._failures += 1
+        self.last_error = str(exc)
+        self._closed_until = max(self._closed_until, trio.current_time() + wait_s)
+        if not isinstance(exc, Hold):
+            journal.postpone(self._store, intent.seq, self._clock.now_ns(), str(exc))
+
+    def open_gate(self) -> None:
+        """Try again now: the network is back, or the user says so."""
+        self._closed_until = -math.inf
+        self._wake.set()
+
+    def _hold(self, intent: Intent, exc: CsyncError) -> None:
+        log.warning("upload needs attention seq=%d error=%s", intent.seq, exc)
+        journal.hold(self._store, intent.seq, self._clock.now_ns() + _HOLD_NS, str(exc))
+
+    def _failed(self, intent: Intent, exc: CsyncError) -> None:
+        after_s = exc.after_s if isinstance(exc, Retry) else None
+        wait_s = delay_s(intent.attempts, jitter=random.random, after_s=after_s)
+        log.warning(
+            "upload failed seq=%d kind=%s attempts=%d error=%s",
+            intent.seq,
+            intent.kind,
+            intent.attempts + 1,
+            exc,
+        )
+        until = self._clock.now_ns() + int(max(wait_s, 0.2) * _NS)
+        journal.postpone(self._store, intent.seq, until, str(exc))
+
+    # -- waiting for the cloud -----------------------------------------------------------
+
+    async def drain(self, report: Callable[[journal.Totals], None]) -> journal.Totals:
+        """Wait until nothing waits any more (held intents stay); cancellable."""
+        journal.wake(self._store, self._clock.now_ns(), held=True)
+        self.open_gate()
+        while True:
+            totals = journal.totals(self._store)
+            report(totals)
+            if totals.waiting == 0 and not self.running_count:
+                return totals
+            await self._soon()
+
+    async def _soon(self) -> None:
+        """Until something ended; promises also go without having run."""
+        with trio.move_on_after(_LOOK_S):
+            await self._ended.wait()
+
+    async def ended(self) -> None:
+        """Wait until some intent ends, however."""
+        await self._ended.wait()
+
+    async def uploaded(self, ino: InodeId) -> None:
+        """Wait until the inode's content is in the cloud (``-o fsync=remote``)."""
+        intent = journal.find(self._store, ino, IntentKind.PUT)
+        while intent is not None:
+            if intent.not_before_ns is not None:
+                journal.reschedule(self._store, intent.seq, self._clock.now_ns())
+                self._wake.set()
+            await self._soon()
+            intent = journal.find(self._store, ino, IntentKind.PUT)

@@ -1,0 +1,71 @@
+"""Runs one intent: the right way for its kind."""
+
+import contextlib
+import errno
+from collections.abc import Awaitable, Callable
+
+from csyncfs.content import Content
+from csyncfs.errors import FsError, NotFound, StoreError
+from csyncfs.moves import Moves
+from csyncfs.promise import Promise
+from csyncfs.puts import Puts
+from csyncfs.store import inodes, journal
+from csyncfs.store.inodes import InodeRow
+from csyncfs.store.journal import Intent, IntentKind
+
+
+class Uploads:
+    """Carries out intents; their order is the uploader's and ``ordering``'s."""
+
+    def __init__(self, promise: Promise, content: Content, puts: Puts, moves: Moves) -> None:
+        self._promise = promise
+        self._store = promise.store
+        self._content = content
+        self._puts = puts
+        self._moves = moves
+
+    def is_blocked(self, intent: Intent) -> bool:
+        """Whether something else has to reach the cloud first."""
+        return self._promise.ordering.is_blocked(intent)
+
+    async def execute(self, intent: Intent) -> None:
+        """Carry the intent out; the journal says what is left to do afterwards."""
+        if intent.kind == IntentKind.DELETE:
+            await self._moves.delete(intent)
+            return
+        row = inodes.get(self._store, intent.inode)
+        if row is None or row.nlink == 0:
+            journal.remove(self._store, intent.seq)
+            return
+        try:
+            await self._step(intent, row)(intent, row)
+        except NotFound:
+            # The directory it belongs into is gone: a look at it says what to do.
+            self._promise.look_at_parent(intent.inode)
+            raise
+        except FsError as exc:
+            # Unlinked in the middle: its other promises take care of what was made.
+            if exc.code != errno.ENOENT or inodes.names_of(self._store, intent.inode):
+                raise
+
+    def _step(self, intent: Intent, row: InodeRow) -> Callable[[Intent, InodeRow], Awaitable[None]]:
+        match IntentKind(intent.kind):
+            case IntentKind.PUT:
+                return self._puts.put
+            case IntentKind.MKDIR:
+                return self._moves.make_dir
+            case IntentKind.MOVE:
+                return self._moves.move_dir if row.is_dir else self._moves.move_file
+            case IntentKind.ATTRS:
+                return self._moves.set_attributes
+            case IntentKind.DELETE:
+                raise AssertionError("handled by execute")
+
+    def finished(self, intent: Intent) -> None:
+        """The intent is not running any more, however it ended."""
+        self._promise.ordering.moving_trees.pop(intent.inode, None)
+        for key in self._promise.ordering.running_keys.pop(intent.inode, ()):
+            self._promise.watcher.touched(key)
+        with contextlib.suppress(StoreError):
+            # What cannot be removed now is removed at the next start.
+            self._content.reap(intent.inode)

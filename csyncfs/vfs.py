@@ -1,0 +1,355 @@
+"""POSIX calls on inodes and handles; knows no kernel binding.
+
+Translates each call into what ``tree`` (names) and ``content`` (bytes) do. Permissions are
+checked by the kernel (``default_permissions``). Nothing here waits for the network except
+reading bytes that are not here and the first look into a directory.
+"""
+
+import errno
+import itertools
+import logging
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from csyncfs.adopt import Adopter
+from csyncfs.backends.base import Backend
+from csyncfs.content import Content
+from csyncfs.errors import FsError
+from csyncfs.inode import InodeTable, LiveInode
+from csyncfs.poller import Poller
+from csyncfs.readahead import ReadPlan
+from csyncfs.store import inodes, journal
+from csyncfs.store.db import Store
+from csyncfs.store.inodes import InodeRow
+from csyncfs.tree import Tree
+from csyncfs.types import ROOT, FileHandle, InodeId, Space, Span
+
+log = logging.getLogger(__name__)
+
+_BLOCK_BYTES = 4096
+# What df shows for a store without a quota.
+_ENDLESS_BYTES = 1 << 50
+_XATTR_PREFIX = b"user."
+# The kernel's own limits (XATTR_NAME_MAX, XATTR_SIZE_MAX).
+_XATTR_NAME_BYTES = 255
+_XATTR_VALUE_BYTES = 65536
+
+
+@dataclass(eq=False, slots=True)
+class Handle:
+    """One open(2)."""
+
+    live: LiveInode
+    is_writer: bool
+    plan: ReadPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What setattr changes; None: stays."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    mtime_ns: int | None = None
+    atime_ns: int | None = None
+
+
+class Vfs:
+    """The file system."""
+
+    def __init__(
+        self,
+        store: Store,
+        table: InodeTable,
+        tree: Tree,
+        content: Content,
+        adopter: Adopter,
+        poller: Poller,
+        backend: Backend,
+        *,
+        uploaded: Callable[[InodeId], Awaitable[None]] | None,
+    ) -> None:
+        self._store = store
+        self._table = table
+        self._tree = tree
+        self._content = content
+        self._adopter = adopter
+        self._poller = poller
+        self._backend = backend
+        self._uploaded = uploaded
+        self._handles: dict[FileHandle, Handle] = {}
+        self._next_handle = itertools.count(1)
+        self.space: Space | None = None
+        """Quota of the store as last heard; None: it has none."""
+
+    # -- names ---------------------------------------------------------------------------
+
+    async def lookup(self, parent: InodeId, name: bytes) -> InodeRow | None:
+        """The inode behind a name; None: there is none."""
+        directory = self._directory(parent)
+        if name == b".":
+            return self.getattr(parent)
+        if name == b"..":
+            found = inodes.names_of(self._store, parent)
+            return self.getattr(found[0].parent if found else ROOT)
+        row = self._tree.lookup(parent, name)
+        if row is None and directory.listed_ns is None:
+            await self._poller.ensure_listed(directory)
+            row = self._tree.lookup(parent, name)
+        else:
+            self._poller.used(directory)
+        return None if row is None else self._table.overlay(row)
+
+    def _directory(self, ino: InodeId) -> InodeRow:
+        row = self._tree.row(ino)
+        if not row.is_dir:
+            raise FsError(errno.ENOTDIR)
+        return row
+
+    def getattr(self, ino: InodeId) -> InodeRow:
+        return self._table.overlay(self._tree.row(ino))
+
+    async def open_dir(self, ino: InodeId) -> None:
+        """Make the directory's names known."""
+        await self._poller.ensure_listed(self._directory(ino))
+
+    def read_dir(self, ino: InodeId, after: int, limit: int) -> list[tuple[int, bytes, InodeRow]]:
+        """Entries behind a position, in a stable order while the directory changes."""
+        return [
+            (position, name, self._table.overlay(row))
+            for position, name, row in inodes.read_dir(self._store, ino, after, limit)
+        ]
+
+    async def mkdir(self, parent: InodeId, name: bytes, mode: int, uid: int, gid: int) -> InodeRow:
+        mode = stat.S_IFDIR | stat.S_IMODE(mode)
+        return self.getattr(self._tree.mkdir(parent, name, mode=mode, uid=uid, gid=gid))
+
+    async def symlink(
+        self, parent: InodeId, name: bytes, target: bytes, uid: int, gid: int
+    ) -> InodeRow:
+        mode = stat.S_IFLNK | 0o777
+        ino = self._tree.create(parent, name, mode=mode, uid=uid, gid=gid, target=target)
+        return self.getattr(ino)
+
+    async def mknod(
+        self, parent: InodeId, name: bytes, mode: int, rdev: int, uid: int, gid: int
+    ) -> InodeRow:
+        """FIFOs, sockets and device nodes; regular files too, as NFS servers make them."""
+        ino = self._tree.create(parent, name, mode=mode, uid=uid, gid=gid, rdev=rdev)
+        if stat.S_ISREG(mode):
+            live = self._content.open_new(self._tree.row(ino))
+            self._content.flush(live)
+            await self._content.close(live, for_writing=True)
+        return self.getattr(ino)
+
+    async def readlink(self, ino: InodeId) -> bytes:
+        row = self._tree.row(ino)
+        if not stat.S_ISLNK(row.mode):
+            raise FsError(errno.EINVAL)
+        if row.target is not None:
+            return row.target
+        return await self._fetch_target(row)
+
+    async def _fetch_target(self, row: InodeRow) -> bytes:
+        """The target of a symlink that was only listed so far."""
+        base = row.base
+        if base is None or base.size > os.pathconf("/", "PC_PATH_MAX"):
+            raise FsError(errno.EIO, "not a symlink's content")
+        fd = os.memfd_create("csyncfs-target")
+        try:
+            span = Span(0, base.size)
+            await self._backend.fetch(self._tree.location(row), span, fd, base, lambda _: None)
+            target = os.pread(fd, base.size, 0)
+        finally:
+            os.close(fd)
+        with self._store.transaction():
+            inodes.set_target(self._store, row.id, target)
+        return target
+
+    async def unlink(self, parent: InodeId, name: bytes) -> None:
+        self._gone(self._tree.unlink(parent, name))
+
+    async def rmdir(self, parent: InodeId, name: bytes) -> None:
+        row = self._tree.must_lookup(parent, name)
+        if row.is_dir and row.listed_ns is None:
+            await self._poller.ensure_listed(row)
+        self._gone(self._tree.rmdir(parent, name))
+
+    async def rename(
+        self,
+        old_parent: InodeId,
+        old_name: bytes,
+        new_parent: InodeId,
+        new_name: bytes,
+        *,
+        replace: bool,
+    ) -> None:
+        victim = self._tree.lookup(new_parent, new_name)
+        if victim is not None and victim.is_dir and victim.listed_ns is None:
+            await self._poller.ensure_listed(victim)
+        victim = self._tree.rename(old_parent, old_name, new_parent, new_name, replace=replace)
+        if victim is not None:
+            self._gone(victim)
+
+    async def exchange(
+        self, parent_a: InodeId, name_a: bytes, parent_b: InodeId, name_b: bytes
+    ) -> None:
+        self._tree.exchange(parent_a, name_a, parent_b, name_b)
+
+    def _gone(self, row: InodeRow) -> None:
+        """A name was taken away; free what nobody can reach any more."""
+        live = self._table.get(row.id)
+        if live is not None and live.is_unlinked:
+            self._content.keep_for_readers(live)
+        if row.is_dir or live is not None:
+            return
+        current = inodes.get(self._store, row.id)
+        if current is not None and current.nlink == 0:
+            self._content.discard(current)
+
+    # -- attributes ----------------------------------------------------------------------
+
+    async def setattr(self, ino: InodeId, changes: Changes, fh: FileHandle | None) -> InodeRow:
+        row = self.getattr(ino)
+        if changes.size is not None and not stat.S_ISDIR(row.mode):
+            await self._truncate(row, changes.size, fh)
+            row = self.getattr(ino)
+        attributes = (
+            *(changes.mode, changes.uid, changes.gid),
+            *(changes.mtime_ns, changes.atime_ns),
+        )
+        if any(value is not None for value in attributes):
+            self._tree.set_attributes(
+                row,
+                mode=changes.mode,
+                uid=changes.uid,
+                gid=changes.gid,
+                mtime_ns=changes.mtime_ns,
+                atime_ns=changes.atime_ns,
+            )
+        return self.getattr(ino)
+
+    async def _truncate(self, row: InodeRow, size: int, fh: FileHandle | None) -> None:
+        if fh is not None and fh in self._handles:
+            await self._content.truncate(self._handles[fh].live, size)
+            return
+        live = self._content.open(row, for_writing=True)
+        try:
+            await self._content.truncate(live, size)
+            if live.writers == 1:
+                self._content.flush(live)
+        finally:
+            await self._content.close(live, for_writing=True)
+
+    def get_xattr(self, ino: InodeId, name: bytes) -> bytes:
+        value = inodes.get_xattr(self._store, ino, name)
+        if value is None:
+            raise FsError(errno.ENODATA)
+        return value
+
+    def list_xattrs(self, ino: InodeId) -> list[bytes]:
+        self._tree.row(ino)
+        return inodes.list_xattrs(self._store, ino)
+
+    def set_xattr(self, ino: InodeId, name: bytes, value: bytes | None) -> None:
+        """Set, or remove with None."""
+        row = self._tree.row(ino)
+        if not name.startswith(_XATTR_PREFIX):
+            raise FsError(errno.EOPNOTSUPP)
+        if len(name) > _XATTR_NAME_BYTES or len(value or b"") > _XATTR_VALUE_BYTES:
+            raise FsError(errno.ERANGE)
+        self._tree.set_xattr(row, name, value)
+
+    # -- handles -------------------------------------------------------------------------
+
+    async def create(
+        self, parent: InodeId, name: bytes, mode: int, uid: int, gid: int
+    ) -> tuple[FileHandle, InodeRow]:
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
+        row = self._tree.row(self._tree.create(parent, name, mode=mode, uid=uid, gid=gid))
+        live = self._content.open_new(row)
+        return self._add_handle(live, is_writer=True), row
+
+    async def open_or_create(
+        self, parent: InodeId, name: bytes, mode: int, flags: int, uid: int, gid: int
+    ) -> tuple[FileHandle, bool, InodeRow]:
+        """What open(2) with O_CREAT does on a name the kernel believes to be free: it may have
+        appeared in the cloud a moment ago. As ``open``, and the inode."""
+        row = self._tree.lookup(parent, name)
+        if row is not None and stat.S_ISREG(row.mode) and not flags & os.O_EXCL:
+            fh, keep = await self.open(row.id, flags)
+            return fh, keep, self.getattr(row.id)
+        fh, row = await self.create(parent, name, mode, uid, gid)
+        return fh, True, row
+
+    async def open(self, ino: InodeId, flags: int) -> tuple[FileHandle, bool]:
+        """A handle, and whether the kernel may keep the pages it has of the file."""
+        row = self._tree.row(ino)
+        if row.is_dir:
+            raise FsError(errno.EISDIR)
+        is_writer = flags & os.O_ACCMODE != os.O_RDONLY
+        keep = not self._adopter.take_stale_pages(ino)
+        live = self._content.open(row, for_writing=is_writer)
+        if flags & os.O_TRUNC:
+            try:
+                await self._content.truncate(live, 0)
+            except BaseException:
+                await self._content.close(live, for_writing=is_writer)
+                raise
+        return self._add_handle(live, is_writer=is_writer), keep
+
+    def _add_handle(self, live: LiveInode, *, is_writer: bool) -> FileHandle:
+        fh = FileHandle(next(self._next_handle))
+        plan = ReadPlan(self._content.window_bytes)
+        self._handles[fh] = Handle(live, is_writer, plan)
+        return fh
+
+    async def read(self, fh: FileHandle, start: int, length: int) -> bytes:
+        handle = self._handles[fh]
+        return await self._content.read(handle.live, start, length, handle.plan)
+
+    async def write(self, fh: FileHandle, start: int, data: bytes) -> int:
+        return await self._content.write(self._handles[fh].live, start, data)
+
+    async def flush(self, fh: FileHandle) -> None:
+        """A descriptor was closed: what was written is in the journal when this returns."""
+        handle = self._handles[fh]
+        if handle.is_writer:
+            self._content.flush(handle.live)
+
+    async def fsync(self, fh: FileHandle) -> None:
+        live = self._handles[fh].live
+        await self._content.fsync(live)
+        if self._uploaded is not None and not live.is_unlinked:
+            await self._uploaded(live.ino)
+
+    async def fsync_dir(self) -> None:
+        """Make names durable: they are rows of the store."""
+        await trio.to_thread.run_sync(self._store.make_durable)
+
+    async def release(self, fh: FileHandle) -> None:
+        handle = self._handles.pop(fh)
+        await self._content.close(handle.live, for_writing=handle.is_writer)
+
+    def forget(self, ino: InodeId, count: int) -> None:
+        """The kernel dropped references; an inode without name goes with the last."""
+        if self._table.forget(ino, count):
+            self._content.reap(ino)
+
+    # -- the whole -----------------------------------------------------------------------
+
+    def statfs(self) -> tuple[int, int, int]:
+        """(block size, blocks, free blocks); never asks the network."""
+        if self.space is None:
+            blocks = _ENDLESS_BYTES // _BLOCK_BYTES
+            return _BLOCK_BYTES, blocks, blocks
+        total = self.space.total_bytes // _BLOCK_BYTES
+        unsent = journal.totals(self._store).put_bytes
+        free = max(0, self.space.free_bytes - unsent) // _BLOCK_BYTES
+        return _BLOCK_BYTES, total, free

@@ -1,0 +1,24 @@
+"""Two machines, somebody else, a bad network and crashes, at random; then both must agree.
+
+``CSYNCFS_LONG=1`` tells ten times as many stories, each twice as long. A failure names its
+seed and tells its story.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.fuzz import live_once
+
+_IS_LONG = os.environ.get("CSYNCFS_LONG") == "1"
+_STORIES = 2000 if _IS_LONG else 200
+_STEPS = 50 if _IS_LONG else 25
+_AT_ONCE = 20
+
+
+@pytest.mark.parametrize("first", range(0, _STORIES, _AT_ONCE))
+def test_mounts_agree_and_nothing_closed_is_lost(tmp_path: Path, first: int) -> None:
+    for seed in range(first, first + _AT_ONCE):
+        home = tmp_path / str(seed)
+        live_once(seed, home, steps=_STEPS, real_dirs=bool(seed & 1), content_tags=bool(seed & 2))

@@ -1,0 +1,43 @@
+"""Session fixtures: each server starts once, when the first test asks for it."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.servers import Ceph, Moto, NotInstalled, Rclone, S3Server, SeaweedFS
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    yield from _running(SeaweedFS, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def rclone_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    yield from _running(Rclone, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    yield from _running(Moto, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Needs system packages, so it is left out where they are not, unless asked for."""
+    if not Ceph.is_installed() and os.environ.get("CSYNCFS_TEST_CEPH") != "1":
+        pytest.skip("Ceph is not installed (scripts/test-servers ceph)")
+    yield from _running(Ceph, tmp_path_factory)
+
+
+def _running(kind: type[S3Server], places: pytest.TempPathFactory) -> Iterator[S3Server]:
+    server = kind(places.mktemp(kind.name) / "data")
+    try:
+        server.start()
+    except NotInstalled as exc:
+        pytest.fail(str(exc), pytrace=False)
+    try:
+        yield server
+    finally:
+        server.stop()

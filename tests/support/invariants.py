@@ -1,0 +1,83 @@
+"""What must hold on a running mount at any moment (DESIGN section 11), as one check."""
+
+from csyncfs.extents import Extents
+from csyncfs.store import contents, inodes, journal
+from csyncfs.store.journal import IntentKind
+from csyncfs.types import ROOT, InodeId
+from tests.support.engines import Engines, Machine
+
+
+def check_machine(machine: Machine) -> None:
+    """Fails with what does not hold."""
+    up = machine.up
+    _check_extents(up)
+    _check_inodes(up)
+    _check_intents(up)
+    _check_space(up)
+
+
+def _is_within(inner: Extents, outer: Extents) -> bool:
+    return not inner.subtract(outer)
+
+
+def _check_extents(up: Engines) -> None:
+    """dirty ⊆ present ⊆ [0, size)."""
+    for live in up.table:
+        assert _is_within(live.dirty, live.present), f"dirty not present: {live}"
+        assert _is_within(live.present, Extents.whole(live.size)), f"beyond the size: {live}"
+        assert live.base is not None or live.present.covers(0, live.size), f"holes: {live}"
+    for cached in contents.all_cached(up.store):
+        known, row = contents.get(up.store, cached.inode), inodes.get(up.store, cached.inode)
+        assert known is not None, "listed just now"
+        assert row is not None, f"content of nothing: {cached}"
+        if up.table.get(cached.inode) is None:
+            assert _is_within(known[1], known[0]), f"dirty not present: {cached}"
+            assert _is_within(known[0], Extents.whole(row.size)), f"beyond the size: {row}"
+
+
+def _check_inodes(up: Engines) -> None:
+    for (raw,) in up.store.all("SELECT id FROM inode"):
+        ino = InodeId(raw)
+        row = inodes.get(up.store, ino)
+        assert row is not None, "listed just now"
+        found = inodes.names_of(up.store, ino)
+        if row.is_dir:
+            assert len(found) == (1 if row.nlink and ino != ROOT else 0), f"names {found} {row}"
+        else:
+            assert len(found) == row.nlink, f"names {found} {row}"
+        if row.in_cloud and not row.is_dir:
+            assert row.base_tag is not None, f"in the cloud without version: {row}"
+        has_put = journal.find(up.store, ino, IntentKind.PUT) is not None
+        if row.nlink:
+            # A dirty inode has a PUT intent, and nobody else has.
+            assert has_put == bool(row.dirty), f"dirty={row.dirty} put={has_put}: {row}"
+        live = up.table.get(ino)
+        if live is not None and not live.is_unlinked:
+            assert live.is_dirty == bool(row.dirty), f"{live} {row}"
+            base = live.base.tag if live.base is not None else None
+            assert base == row.base_tag, f"{live} {row}"
+
+
+def _check_intents(up: Engines) -> None:
+    """Promises are about something: an inode with a name, or a key."""
+    for seq, kind, ino in up.store.all("SELECT seq, kind, inode FROM intent"):
+        row = inodes.get(up.store, InodeId(ino))
+        if kind == "move" and InodeId(ino) not in up.table.running:
+            assert row is not None, f"move of nothing: {seq}"
+            assert row.remote_key is not None, f"move from nowhere: {row}"
+
+
+def _check_space(up: Engines) -> None:
+    """The accounts agree with the extents."""
+    used = dirty = 0
+    for cached in contents.all_cached(up.store):
+        if up.table.get(cached.inode) is None:
+            used += cached.bytes
+            dirty += cached.dirty_bytes
+    for live in up.table:
+        used += live.present.total_bytes
+        dirty += live.dirty.total_bytes
+        # Reserved by fetches under way, less what has landed of them: not known from here.
+        if live.fetches:
+            return
+    assert (up.space.used_bytes, up.space.dirty_bytes) == (used, dirty)
