@@ -77,7 +77,7 @@ class Adopter(Arrivals):
             # Somebody edited what we were about to delete: an edit beats a delete.
             journal.remove(self._store, removed.seq)
         elif is_dir and (
-            inodes.owns_below(self._store, key) or journal.deletes_below(self._store, key)
+            inodes.owner_below(self._store, key) or journal.deletes_below(self._store, key)
         ):
             # Only leftovers of our own moves and deletes are below it.
             return None
@@ -194,14 +194,20 @@ class Adopter(Arrivals):
         row = inodes.get(self._store, ino)
         if row is None or row.nlink == 0 or not self._went_with_its_directory(row):
             return
+        if inodes.has_children(self._store, ino):
+            self._make_anew(ino)
+            return
         dentry = inodes.names_of(self._store, ino)[0]
+        with self.changes():
+            inodes.add_nlink(self._store, dentry.parent, -1)
+            self._tree.forget_dir_keys()
+            self._orphan(row, dentry.parent, dentry.name)
+        self._forget_orphan(ino)
+
+    def _make_anew(self, ino: InodeId) -> None:
+        """A removed directory in which something was changed here."""
         now = self._clock.now_ns()
         with self.changes():
-            if not inodes.has_children(self._store, ino):
-                inodes.add_nlink(self._store, dentry.parent, -1)
-                self._tree.forget_dir_keys()
-                self._orphan(row, dentry.parent, dentry.name)
-                return
             inodes.set_base(self._store, ino, None, in_cloud=False, item_id=None, remote_key=None)
             journal.add(
                 self._store, IntentKind.MKDIR, ino, is_dir=True, not_before_ns=now, now_ns=now
@@ -365,6 +371,12 @@ class Adopter(Arrivals):
     def _take_name(self, parent: InodeId, name: bytes, item: Item) -> InodeId:
         """The cloud's version gets the name that was ours."""
         key = item.location.key
+        _, segment = names.split_key(key, item.kind)
+        shown = names.to_name(segment, utf8_only=not self._tree.policy.raw_names)
+        known = self._tree.lookup(parent, shown.name)
+        if item.kind is Kind.DIR and known is not None and known.is_dir:
+            # Ours was shown beside it already.
+            return known.id
         is_exact = self._tree.child_key(parent, name, is_dir=item.kind is Kind.DIR) == key
         owner = inodes.by_remote_key(self._store, key)
         if owner is None or self._is_moving(owner):

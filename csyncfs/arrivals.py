@@ -13,7 +13,7 @@ from csyncfs import names
 from csyncfs.backends.base import Backend
 from csyncfs.clock import Clock
 from csyncfs.content import Content
-from csyncfs.inode import InodeTable, LiveInode
+from csyncfs.inode import InodeTable, LiveInode, LostName
 from csyncfs.store import inodes, journal
 from csyncfs.store.db import Store
 from csyncfs.store.inodes import InodeRow
@@ -110,12 +110,15 @@ class Arrivals:
 
     def _orphan(self, row: InodeRow, parent: InodeId, name: bytes) -> None:
         """Take the name from an inode that no item stands behind any more."""
+        live = self._table.get(row.id)
+        if live is not None and not row.is_dir:
+            key = self._tree.location(row).key
+            live.lost = LostName(parent, name, key, self._device)
         inodes.unlink(self._store, parent, name)
         inodes.set_nlink(self._store, row.id, 0, self._clock.now_ns())
         inodes.set_base(
             self._store, row.id, row.base, in_cloud=False, item_id=None, remote_key=None
         )
-        live = self._table.get(row.id)
         if live is not None:
             live.is_unlinked = True
         self._entries.append((parent, name))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import trio
 
+from csyncfs import names
 from csyncfs.cache.files import ContentFiles, ContentMissing
 from csyncfs.cache.space import Space
 from csyncfs.clock import Clock
@@ -18,13 +19,13 @@ from csyncfs.errors import FsError, StoreError, StoreFull
 from csyncfs.eviction import Evictor
 from csyncfs.extents import Extents
 from csyncfs.fetcher import Fetcher
-from csyncfs.inode import InodeTable, LiveInode
+from csyncfs.inode import InodeTable, LiveInode, LostName
 from csyncfs.readahead import MAX_WINDOW, ReadPlan
 from csyncfs.store import contents, inodes, journal
 from csyncfs.store.db import Store
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import IntentKind
-from csyncfs.types import InodeId, Span
+from csyncfs.types import ROOT, InodeId, Span
 
 log = logging.getLogger(__name__)
 
@@ -340,6 +341,8 @@ class Content:
         if live.is_held and live.fd >= 0:
             live.is_unsaved = True
             return
+        if live.lost is not None:
+            self._take_name_back(live, live.lost)
         now = self._clock.now_ns()
         if not live.is_unlinked:
             with self._store.transaction():
@@ -363,6 +366,28 @@ class Content:
         self.need_file(live)
         live.is_held = True
         live.is_unsaved = True
+
+    def _take_name_back(self, live: LiveInode, lost: LostName) -> None:
+        """A program writes on in a file whose name the cloud took meanwhile. The edit gets its
+        old name if that is free, else one that tells of the conflict."""
+        now = self._clock.now_ns()
+        name, n = lost.name, 0
+        with self._store.transaction():
+            directory = inodes.get(self._store, lost.parent)
+            parent = lost.parent if directory is not None and directory.nlink else ROOT
+            while inodes.lookup(self._store, parent, name) is not None:
+                name = names.conflict_name(lost.name, lost.device, now, n)
+                n += 1
+            inodes.link(self._store, parent, name, live.ino)
+            inodes.set_nlink(self._store, live.ino, 1, now)
+            # What is not here follows the version that took the name.
+            key = None if live.is_whole() else lost.key
+            inodes.set_base(
+                self._store, live.ino, live.base, in_cloud=False, item_id=None, remote_key=key
+            )
+            inodes.touch_dir(self._store, parent, now)
+        live.lost, live.is_unlinked = None, False
+        log.warning("written after the cloud took its name ino=%d name=%r", live.ino, name)
 
     def keep_all(self, live: LiveInode) -> None:
         """What is here can be fetched from nowhere any more: all of it waits for upload."""

@@ -25,6 +25,17 @@ class Fetch:
     error: BaseException | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class LostName:
+    """The name an open inode had when the cloud took it away."""
+
+    parent: InodeId
+    name: bytes
+    key: str
+    device: str
+    """Ours: whose edit it will be if a program writes on."""
+
+
 @dataclass(eq=False, slots=True)
 class LiveInode:
     """One inode in use. Changed only in synchronous blocks on the loop thread."""
@@ -53,6 +64,8 @@ class LiveInode:
     """Its PUT waits for the next flush: a program is writing."""
     are_extents_unsaved: bool = False
     is_unlinked: bool = False
+    lost: LostName | None = None
+    """Unlinked by the cloud, not by a program."""
     orphan_location: Location | None = None
     """Where an unlinked inode's bytes still are, for those who have it open."""
     was_read: bool = False

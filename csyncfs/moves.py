@@ -86,6 +86,7 @@ class Moves:
                 journal.remove(self._store, absorbed.seq)
             if not self._capable.move_file:
                 self._promise.delete_later(row.id, source, base, is_dir=False)
+            self._forget_aside(intent, source, now)
             self._moved(row.id, target, item, now)
             if not self._capable.move_file and row.nlink:
                 self._promise.recheck_attributes(row.id, writing, now)
@@ -132,6 +133,8 @@ class Moves:
         # The same place at every try: what a lost reply left there is found again.
         put_id = self._put_id(intent)
         aside = Location(_ASIDE + put_id)
+        with self._store.transaction():
+            journal.save_resume(self._store, intent.seq, aside.key)
         await self._make_aside_parents()
         self._promise.works_on(row.id, source.key, aside.key)
         try:
@@ -150,6 +153,21 @@ class Moves:
             if not self._capable.move_file:
                 self._promise.delete_later(row.id, source, base, is_dir=False)
             self._moved(row.id, aside, item, self._promise.clock.now_ns())
+
+    def _forget_aside(self, intent: Intent, source: Location, now: int) -> None:
+        """A crash may have left a copy outside that is not needed any more."""
+        started = journal.get(self._store, intent.seq)
+        if started is None or started.resume is None or started.resume == source.key:
+            return
+        journal.add_delete(
+            self._store,
+            intent.inode,
+            Location(started.resume),
+            None,
+            is_dir=False,
+            not_before_ns=now,
+            now_ns=now,
+        )
 
     async def _moved_before(self, row: InodeRow, target: Location) -> Item | None:
         """What an earlier try, whose reply was lost, brought to the target already."""

@@ -9,6 +9,7 @@ from typing import Protocol
 from csyncfs.inode import InodeTable
 from csyncfs.store import inodes, journal
 from csyncfs.store.db import Store
+from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import Intent, IntentKind
 from csyncfs.tree import Tree
 from csyncfs.types import ROOT, InodeId
@@ -36,15 +37,18 @@ class Ordering:
         self.running_keys: dict[InodeId, tuple[str, ...]] = {}
         self.moving_trees: dict[InodeId, tuple[str, str]] = {}
 
-    def is_blocked(self, intent: Intent) -> bool:
-        """Whether something else has to reach the cloud first."""
+    def blocker(self, intent: Intent) -> InodeId | None:
+        """The inode of which something else has to reach the cloud first, if there is one."""
         if intent.kind == IntentKind.DELETE:
-            return self._is_delete_blocked(intent)
+            return self._delete_blocker(intent)
         row = inodes.get(self._store, intent.inode)
         if row is None or row.nlink == 0:
-            return False
-        if self._has_pending_ancestor(row.id):
-            return True
+            return None
+        ancestor = self._pending_ancestor(row.id)
+        return row.id if ancestor is None and self._has_to_wait(intent, row) else ancestor
+
+    def _has_to_wait(self, intent: Intent, row: InodeRow) -> bool:
+        """Whether another promise about the same inode comes first."""
         if intent.kind == IntentKind.PUT:
             return self._capable.move_file and self.is_pending(row.id, IntentKind.MOVE)
         if intent.kind == IntentKind.MOVE and not row.is_dir:
@@ -57,15 +61,16 @@ class Ordering:
             )
         return False
 
-    def _is_delete_blocked(self, intent: Intent) -> bool:
+    def _delete_blocker(self, intent: Intent) -> InodeId | None:
         key = intent.location.key
-        if any(key.startswith(pair) for pair in self.moving_trees.values()):
-            return True
+        for ino, pair in self.moving_trees.items():
+            if ino != intent.inode and key.startswith(pair):
+                return ino
         if intent.is_dir:
             return (
                 journal.delete_before(self._store, key, intent.seq)
-                or self._is_busy_below(key)
-                or inodes.owns_below(self._store, key)
+                or self._busy_below(key)
+                or inodes.owner_below(self._store, key)
             )
         successor = self._tree.file_for_key(key)
         if successor is not None and (
@@ -73,11 +78,14 @@ class Ordering:
             or self.is_pending(successor.id, IntentKind.MOVE)
         ):
             # It will take the key over in one conditional step, which keeps the history.
-            return True
-        return self.is_needed_by_reader(key)
+            return successor.id
+        return self._reader_of(key)
 
     def is_needed_by_reader(self, key: str) -> bool:
         """An unlinked file that is open and not wholly here keeps its object for now."""
+        return self._reader_of(key) is not None
+
+    def _reader_of(self, key: str) -> InodeId | None:
         for live in self._table:
             location = live.orphan_location
             if (
@@ -86,32 +94,36 @@ class Ordering:
                 and live.handles
                 and not live.is_whole()
             ):
-                return True
-        return False
+                return live.ino
+        return None
 
-    def _has_pending_ancestor(self, ino: InodeId) -> bool:
+    def _pending_ancestor(self, ino: InodeId) -> InodeId | None:
         while ino != ROOT:
             found = inodes.names_of(self._store, ino)
             if not found:
-                return False
+                return None
             ino = found[0].parent
             if ino != ROOT and self.has_pending_place(ino):
-                return True
-        return False
+                return ino
+        return None
 
     def has_pending_place(self, ino: InodeId) -> bool:
         """Whether the directory's item still has to be made or moved."""
-        return self.is_pending(ino, IntentKind.MKDIR) or self.is_pending(ino, IntentKind.MOVE)
+        return journal.has_place(self._store, ino)
 
     def is_pending(self, ino: InodeId, kind: IntentKind) -> bool:
         return journal.find(self._store, ino, kind) is not None
 
-    def _is_busy_below(self, prefix: str) -> bool:
-        return any(
-            key.startswith(prefix) and key != prefix
-            for keys in self.running_keys.values()
-            for key in keys
-        )
+    def _busy_below(self, prefix: str) -> InodeId | None:
+        for ino, keys in self.running_keys.items():
+            if any(key.startswith(prefix) and key != prefix for key in keys):
+                return ino
+        return None
+
+    def is_below_moving(self, keys: tuple[str, ...], ino: InodeId) -> bool:
+        """Whether a directory above one of the keys is being moved, other than the inode."""
+        pairs = [pair for other, pair in self.moving_trees.items() if other != ino]
+        return any(key.startswith(pair) for pair in pairs for key in keys)
 
     def is_worked_on(self, key: str, ino: InodeId) -> bool:
         """Whether a request of another inode's changes this very key."""

@@ -103,7 +103,12 @@ class Promise:
         return (key[:-1] if key.endswith("/") else f"{key}/",)
 
     def works_on(self, ino: InodeId, *keys: str) -> None:
-        """Note what is being changed, for the order of others and for running listings."""
+        """Note what is being changed, for the order of others and for running listings.
+
+        Right before the request. Raises NotYet below a directory that is moving just now.
+        """
+        if self.ordering.is_below_moving(keys, ino):
+            raise NotYet("the directory is on its way to another place")
         self.ordering.running_keys[ino] = keys
 
     def writing(self, row: InodeRow, put_id: str) -> Writing:

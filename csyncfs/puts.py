@@ -10,7 +10,7 @@ from csyncfs.backends.base import Source, Writing
 from csyncfs.content import Content
 from csyncfs.errors import Retry, VersionMismatch
 from csyncfs.inode import LiveInode
-from csyncfs.promise import Promise
+from csyncfs.promise import NotYet, Promise
 from csyncfs.store import inodes, journal
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import Intent, IntentKind
@@ -55,6 +55,9 @@ class Puts:
             os.close(fd)
 
     async def _put_content(self, intent: Intent, live: LiveInode, fd: int, size: int) -> None:
+        if self._promise.ordering.blocker(intent) is not None:
+            # Renamed, or a directory above, while the content was made whole.
+            raise NotYet("its place has to be ready first")
         row = self._tree.row(live.ino)
         generation = live.generation
         expect, absorbed, target = self._goal(row)

@@ -8,11 +8,11 @@ kind is carried out is in ``uploads``.
 import logging
 import math
 import random
-from collections import deque
 from collections.abc import Callable
 
 import trio
 
+from csyncfs.agenda import Agenda
 from csyncfs.clock import Clock
 from csyncfs.errors import (
     AccessDenied,
@@ -31,23 +31,22 @@ from csyncfs.retry import delay_s
 from csyncfs.store import journal
 from csyncfs.store.db import Store
 from csyncfs.store.journal import Intent, IntentKind
-from csyncfs.types import InodeId, Seq
+from csyncfs.types import InodeId
 from csyncfs.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
-_BATCH = 64
 _NS = 1_000_000_000
-_START = (0, Seq(0))
-# The journal is gone through again for blocked intents at most this often.
-_PASS_S = 0.1
+# Intents looked at in one go: some milliseconds of the loop if all of them are blocked.
+_LOOKS = 64
 # Whoever waits for the journal looks at it at least this often.
 _LOOK_S = 1.0
+# Between two counts of the journal, for each row: they take a tenth of the loop at most.
+_COUNT_PAUSE_S = 10e-6
 # After a failure of the local store itself.
 _STORE_TROUBLE_S = 5.0
 # A held intent is tried again now and then: the user may have repaired what was wrong.
 _HOLD_NS = 120 * _NS
-_BLOCKED_NS = 200_000_000
 
 
 class Uploader:
@@ -77,10 +76,7 @@ class Uploader:
         self.running_count = 0
         """Intents on their way. ``table.running`` has those that the poller works on too."""
         self._sleeps_until = -math.inf
-        # One pass through what is due: how far it is, and what was read ahead.
-        self._position = _START
-        self._batch: deque[Intent] = deque()
-        self._pass_began = -math.inf
+        self._agenda = Agenda(store, clock)
         self.last_error: str | None = None
         self.done_count = 0
 
@@ -97,8 +93,8 @@ class Uploader:
             while True:
                 self._wake = trio.Event()
                 try:
-                    started = 0 if self._stopping else self._start_due(nursery)
-                    idle_s = 0.0 if started else self._idle_s()
+                    has_more = self._start_due(nursery)
+                    idle_s = 0.0 if has_more else self._idle_s()
                 except StoreError as exc:
                     self._store_trouble(exc)
                     idle_s = _STORE_TROUBLE_S
@@ -110,58 +106,39 @@ class Uploader:
         """Start nothing more."""
         self._stopping = True
 
+    @property
+    def _free_slots(self) -> int:
+        # After a failure of the whole store one intent is the probe for all.
+        return (1 if self._failures else self._slots) - self.running_count
+
     def _idle_s(self) -> float:
         """How long there is nothing to do, if nothing wakes us."""
-        if self.running_count >= self._slots:
+        if self._stopping or self._free_slots <= 0:
             return math.inf
-        now = self._clock.now_ns()
-        next_ns = journal.next_due_ns(self._store, now)
-        due_s = math.inf if next_ns is None else max(0.001, (next_ns - now) / _NS)
-        if journal.due(self._store, now, 1, _START):
-            # What is due and did not start is blocked: somebody else has to end first.
-            due_s = min(due_s, _PASS_S)
-        return max(due_s, self._closed_until - trio.current_time())
+        return max(self._agenda.wait_s(), self._closed_until - trio.current_time())
 
-    def _start_due(self, nursery: trio.Nursery) -> int:
-        """Start what can run now; returns how many."""
-        now_s = trio.current_time()
-        if now_s < self._closed_until:
-            return 0
-        # After a failure of the whole store one intent is the probe for all.
-        slots = 1 if self._failures else self._slots
-        started = 0
-        while self.running_count < slots:
-            intent = self._next_due(now_s)
+    def _start_due(self, nursery: trio.Nursery) -> bool:
+        """Start what can run now; True if there is more to look at."""
+        if self._stopping or trio.current_time() < self._closed_until:
+            return False
+        for _ in range(_LOOKS):
+            intent = self._agenda.next() if self._free_slots > 0 else None
             if intent is None:
-                break
-            if self._can_run(intent):
-                self._table.running.add(intent.inode)
-                self.running_count += 1
-                nursery.start_soon(self._run_one, intent)
-                started += 1
-        return started
+                return False
+            blocker = self._blocker(intent)
+            if blocker is not None:
+                self._agenda.block(intent, blocker)
+                continue
+            self._agenda.started(intent)
+            self._table.running.add(intent.inode)
+            self.running_count += 1
+            nursery.start_soon(self._run_one, intent)
+        return True
 
-    def _next_due(self, now_s: float) -> Intent | None:
-        """The next one of the pass; None: it is over, and the following not yet due."""
-        now = self._clock.now_ns()
-        while True:
-            while self._batch:
-                seq = self._batch.popleft().seq
-                intent = journal.get(self._store, seq)
-                if intent and intent.not_before_ns is not None and intent.not_before_ns <= now:
-                    return intent
-            batch = journal.due(self._store, now, _BATCH, self._position)
-            if batch:
-                self._batch.extend(batch)
-                self._position = (batch[-1].not_before_ns or 0, batch[-1].seq)
-            elif self._position == _START or now_s < self._pass_began + _PASS_S:
-                self._position = _START
-                return None
-            else:
-                self._position, self._pass_began = _START, now_s
-
-    def _can_run(self, intent: Intent) -> bool:
-        return intent.inode not in self._table.running and not self._uploads.is_blocked(intent)
+    def _blocker(self, intent: Intent) -> InodeId | None:
+        if intent.inode in self._table.running:
+            return intent.inode
+        return self._uploads.blocker(intent)
 
     def _store_trouble(self, exc: StoreError) -> None:
         """The journal cannot be read or written now (full disk): all waits, nothing is lost."""
@@ -178,6 +155,7 @@ class Uploader:
             self._table.running.discard(intent.inode)
             self.running_count -= 1
             self._uploads.finished(intent)
+            self._agenda.ended(intent)
             self._wake.set()
             self._ended.set()
             self._ended = trio.Event()
@@ -190,7 +168,7 @@ class Uploader:
         except StoreError:
             raise
         except NotYet:
-            self._later(intent, _BLOCKED_NS)
+            pass  # the agenda has it looked at again
         except Superseded:
             self._later(intent, self._upload_delay_ns)
         except Offline as exc:
@@ -267,6 +245,8 @@ class Uploader:
             if totals.waiting == 0 and not self.running_count:
                 return totals
             await self._soon()
+            # Counting goes through the journal, about 1 us a row: not after each that ends.
+            await trio.sleep(totals.waiting * _COUNT_PAUSE_S)
 
     async def _soon(self) -> None:
         """Until something ended; promises also go without having run."""

@@ -12,6 +12,7 @@ from csyncfs.puts import Puts
 from csyncfs.store import inodes, journal
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import Intent, IntentKind
+from csyncfs.types import InodeId
 
 
 class Uploads:
@@ -24,9 +25,9 @@ class Uploads:
         self._puts = puts
         self._moves = moves
 
-    def is_blocked(self, intent: Intent) -> bool:
-        """Whether something else has to reach the cloud first."""
-        return self._promise.ordering.is_blocked(intent)
+    def blocker(self, intent: Intent) -> InodeId | None:
+        """The inode of which something else has to reach the cloud first."""
+        return self._promise.ordering.blocker(intent)
 
     async def execute(self, intent: Intent) -> None:
         """Carry the intent out; the journal says what is left to do afterwards."""

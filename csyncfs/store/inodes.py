@@ -127,15 +127,13 @@ def by_remote_key(store: Store, key: str) -> InodeRow | None:
     return InodeRow._make(row) if row else None
 
 
-def owns_below(store: Store, prefix: str) -> bool:
-    """Whether some inode explicitly owns a key below this prefix."""
-    return (
-        store.one(
-            "SELECT 1 FROM inode WHERE remote_key >= ? AND remote_key < ? AND in_cloud = 1 LIMIT 1",
-            (key_to_db(prefix), key_after(prefix)),
-        )
-        is not None
+def owner_below(store: Store, prefix: str) -> InodeId | None:
+    """Some inode that explicitly owns a key below this prefix."""
+    row = store.one(
+        "SELECT id FROM inode WHERE remote_key >= ? AND remote_key < ? AND in_cloud = 1 LIMIT 1",
+        (key_to_db(prefix), key_after(prefix)),
     )
+    return row[0] if row else None
 
 
 def insert(

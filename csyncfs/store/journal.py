@@ -175,28 +175,43 @@ def deletes_below(store: Store, prefix: str) -> bool:
     return row is not None
 
 
-def delete_before(store: Store, prefix: str, seq: Seq) -> bool:
-    """Whether an older DELETE is pending below this prefix."""
+def delete_before(store: Store, prefix: str, seq: Seq) -> InodeId | None:
+    """The inode of an older DELETE that is pending below this prefix."""
     row = store.one(
-        "SELECT 1 FROM intent WHERE key > ? AND key < ? AND seq < ? LIMIT 1",
+        "SELECT inode FROM intent WHERE key > ? AND key < ? AND seq < ? LIMIT 1",
         (key_to_db(prefix), key_after(prefix), seq),
     )
-    return row is not None
+    return row[0] if row else None
 
 
-def due(store: Store, now_ns: int, limit: int, after: tuple[int, Seq]) -> list[Intent]:
-    """Promises whose time has come, earliest first, behind a position (time, seq)."""
-    rows = store.all(
-        f"SELECT {_COLUMNS} FROM intent WHERE not_before_ns <= ? AND (not_before_ns, seq) > (?, ?) "
-        "ORDER BY not_before_ns, seq LIMIT ?",
+def has_place(store: Store, ino: InodeId) -> bool:
+    """Whether a MKDIR or MOVE of this inode is pending."""
+    return (
+        store.one(
+            "SELECT 1 FROM intent WHERE inode = ? AND kind IN ('mkdir', 'move') "
+            "AND kind <> 'delete' LIMIT 1",
+            (ino,),
+        )
+        is not None
+    )
+
+
+def due(store: Store, now_ns: int, limit: int, after: tuple[int, Seq]) -> list[tuple[int, Seq]]:
+    """Time and seq of promises that came due before now, earliest first, behind a position."""
+    return store.all(
+        "SELECT not_before_ns, seq FROM intent WHERE not_before_ns < ? "
+        "AND (not_before_ns, seq) > (?, ?) ORDER BY not_before_ns, seq LIMIT ?",
         (now_ns, *after, limit),
     )
-    return [Intent._make(row) for row in rows]
 
 
-def next_due_ns(store: Store, after_ns: int) -> int | None:
-    """When the next promise that is not due yet comes due."""
-    row = store.one("SELECT min(not_before_ns) FROM intent WHERE not_before_ns > ?", (after_ns,))
+def next_due_ns(store: Store, after: tuple[int, Seq]) -> int | None:
+    """When the next promise behind a position comes due."""
+    row = store.one(
+        "SELECT not_before_ns FROM intent WHERE (not_before_ns, seq) > (?, ?) "
+        "ORDER BY not_before_ns, seq LIMIT 1",
+        after,
+    )
     return row[0] if row else None
 
 

@@ -51,11 +51,12 @@ class Sitting:
                 shift = repeat % len(contenders)
                 for contender in (*contenders[shift:], *contenders[:shift]):
                     outcome = outcomes.setdefault((workload.name, contender.name), Outcome())
-                    self._once(workload, contender, outcome)
-                    _tell(workload, contender, repeat, outcome)
+                    told = self._once(workload, contender, outcome)
+                    _tell(f"{workload.name} {repeat + 1} {contender.name}: {told}")
         return outcomes
 
-    def _once(self, workload: Workload, kind: type[Contender], outcome: Outcome) -> None:
+    def _once(self, workload: Workload, kind: type[Contender], outcome: Outcome) -> str:
+        """Add one run to the outcome; returns what to tell of it."""
         home = self._work_dir / f"{workload.name}-{kind.name}"
         cloud = self._cloud(workload, kind) if kind.in_cloud else None
         contender = kind(home, self._server, cloud.bucket if cloud else "")
@@ -71,9 +72,11 @@ class Sitting:
         ) as exc:
             # A contender that fails has lost this one; the others go on.
             outcome.failures.append(f"{type(exc).__name__}: {exc}")
+            return f"failed: {outcome.failures[-1]}"
         else:
             for key, value in seconds.items():
                 outcome.samples.setdefault(key, []).append(value)
+            return "  ".join(f"{key} {value:.3f}" for key, value in seconds.items())
         finally:
             contender.end()
             shutil.rmtree(home)
@@ -96,11 +99,6 @@ def _write_below(path: Path, workload: Workload) -> None:
         file.write_bytes(content)
 
 
-def _tell(workload: Workload, kind: type[Contender], repeat: int, outcome: Outcome) -> None:
+def _tell(what: str) -> None:
     """So that nobody waits in front of a silent terminal."""
-    if len(outcome.failures) + len(outcome.usages) and outcome.failures[-1:]:
-        told = f"failed: {outcome.failures[-1]}"
-    else:
-        told = "  ".join(f"{key} {values[-1]:.3f}" for key, values in outcome.samples.items())
-    load = os.getloadavg()[0]
-    print(f"{workload.name} {repeat + 1} {kind.name}: {told}  (load {load:.1f})", file=sys.stderr)
+    print(f"{what}  (load {os.getloadavg()[0]:.1f})", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ from csyncfs.backends.memory import MemoryStore
 from tests.support.engines import Machine, agree, eventually, is_conflict, machines
 from tests.support.invariants import check_machine
 
-_LATER = 1e6
+_LATER = 300.0
 """An upload delay nothing in a test outlasts: local changes stay local until flushed."""
 
 

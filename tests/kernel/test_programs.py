@@ -1,6 +1,10 @@
-"""Ordinary programs at work on an S3 mount, and what an independent client finds afterwards."""
+"""Ordinary programs work on a mount of S3, and the bucket holds what they made of it.
+
+The short run copies a part of CPython's standard library; CSYNCFS_LONG=1 all of it.
+"""
 
 import hashlib
+import mmap
 import os
 import shutil
 import sqlite3
@@ -9,187 +13,312 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from csyncfs.types import RESERVED_DIR
+from tests.support import s3
 from tests.support.mounts import Mount, mounting
 from tests.support.servers import S3Server
+from tests.support.trees import look, md5
 
-LONG = os.environ.get("CSYNCFS_LONG") == "1"
-# A part of Python's own library; the whole of it in the long version.
-PACKAGES = ["json", "email", "asyncio", "importlib", "xml", "unittest"]
-
-
-class Bucket:
-    """What an independent client sees."""
-
-    def __init__(self, server: S3Server) -> None:
-        self.name = server.make_bucket()
-        self._client: Any = server.client()
-
-    def digests(self) -> dict[str, str]:
-        """MD5 of every object, by key; directory markers left out."""
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
-        keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
-        return {
-            key: hashlib.md5(
-                self._client.get_object(Bucket=self.name, Key=key)["Body"].read()
-            ).hexdigest()
-            for key in keys
-            if not key.endswith("/") and not key.startswith(".csyncfs/")
-        }
+IS_LONG = os.environ.get("CSYNCFS_LONG") == "1"
+_STDLIB = Path(sysconfig.get_path("stdlib"))
+_PACKAGES = ("json", "email", "asyncio", "unittest", "collections", "test/test_json")
+# Not the user's own settings: the commands have to do the same everywhere.
+_GIT = {
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_SYSTEM": os.devnull,
+    "GIT_AUTHOR_NAME": "A",
+    "GIT_AUTHOR_EMAIL": "a@example.org",
+    "GIT_COMMITTER_NAME": "A",
+    "GIT_COMMITTER_EMAIL": "a@example.org",
+}
 
 
-@pytest.fixture(scope="module")
-def bucket(seaweedfs: S3Server) -> Bucket:
-    return Bucket(seaweedfs)
+class Desk:
+    """A mounted bucket, and the bucket as an independent client sees it."""
+
+    def __init__(self, mount: Mount, server: S3Server, bucket: str) -> None:
+        self.mount = mount
+        self.path = mount.path
+        self._server = server
+        self._bucket = bucket
+
+    def names(self) -> set[str]:
+        """Every object but what csyncfs keeps about directories; flushes first."""
+        self.mount.flush()
+        found = s3.objects(self._server, self._bucket)
+        return {key for key in found if not key.startswith(RESERVED_DIR) and key[-1] != "/"}
+
+    def md5(self, key: str) -> str:
+        body = s3.body(self._server, self._bucket, key)
+        return hashlib.md5(body, usedforsecurity=False).hexdigest()
+
+    def body(self, key: str) -> bytes:
+        self.mount.flush()
+        return s3.body(self._server, self._bucket, key)
+
+    def remount_empty(self) -> None:
+        """As on a machine that never saw the content."""
+        self.mount.flush()
+        assert self.mount.unmount() == 0
+        self.mount.wipe_cache()
+        self.mount.start()
+
+    def run(self, *command: "str | Path", cwd: Path | None = None) -> str:
+        done = subprocess.run(
+            command,
+            cwd=cwd or self.path,
+            env={**os.environ, **_GIT},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
 
-@pytest.fixture(scope="module")
-def mount(
-    bucket: Bucket, seaweedfs: S3Server, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Mount]:
-    home = tmp_path_factory.mktemp("programs")
-    options = (f"endpoint={seaweedfs.endpoint_url}", "upload_delay=0.5")
-    env = dict(seaweedfs.environment())
-    with mounting(home, f"s3://{bucket.name}", *options, env=env) as made:
-        yield made
+@pytest.fixture
+def desk(seaweedfs: S3Server, tmp_path: Path) -> Iterator[Desk]:
+    bucket = seaweedfs.make_bucket()
+    options = (f"endpoint={seaweedfs.endpoint_url}", "upload_delay=0.2")
+    with mounting(tmp_path / "m", f"s3://{bucket}", *options, env=seaweedfs.environment()) as mount:
+        yield Desk(mount, seaweedfs, bucket)
 
 
-def _run(*command: str | Path, cwd: Path | None = None) -> str:
-    done = subprocess.run(
-        [str(word) for word in command], cwd=cwd, check=False, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def _remount_cold(mount: Mount) -> None:
-    assert mount.unmount() == 0
-    mount.wipe_cache()
-    mount.start()
-
-
-def test_a_real_tree_goes_there_and_back(mount: Mount, bucket: Bucket, tmp_path: Path) -> None:
-    library = Path(sysconfig.get_path("stdlib"))
-    source = tmp_path / "lib"
-    source.mkdir()
-    for entry in sorted(library.iterdir()) if LONG else [library / name for name in PACKAGES]:
-        if entry.name not in ("site-packages", "dist-packages"):
-            _run("cp", "-a", entry, source)
-    _run("cp", "-a", source, mount.path)
-    _run("diff", "-r", source, mount.path / "lib")
-    mount.flush()
-    expected = {
-        f"lib/{path.relative_to(source)}": hashlib.md5(path.read_bytes()).hexdigest()
-        for path in source.rglob("*")
-        if path.is_file() and not path.is_symlink()
-    }
-    found = bucket.digests()
-    assert {key: found[key] for key in found if key in expected} == expected
-    links = sum(path.is_symlink() for path in source.rglob("*"))
-    assert sum(key.startswith("lib/") for key in found) == len(expected) + links
-    _remount_cold(mount)
-    _run("diff", "-r", source, mount.path / "lib")
-
-
-def test_git(mount: Mount, tmp_path: Path) -> None:
-    origin = tmp_path / "origin"
-    git = ("git", "-c", "user.name=a", "-c", "user.email=a@example.org")
-    _run("git", "init", "-q", origin)
-    for number in range(5):
-        (origin / f"file-{number}").write_text(f"{number}\n" * 100)
-        (origin / "all").open("a").write(f"{number}\n")
-        _run("git", "add", "-A", cwd=origin)
-        _run(*git, "commit", "-qm", f"number {number}", cwd=origin)
-    clone = mount.path / "clone"
-    _run("git", "clone", "-q", origin, clone)
-    (clone / "all").open("a").write("edited\n")
-    _run(*git, "commit", "-qam", "edit", cwd=clone)
-    _run("git", "fsck", "--strict", cwd=clone)
-    mount.flush()
-    _remount_cold(mount)
-    assert _run("git", "status", "--porcelain", cwd=clone) == ""
-    assert len(_run("git", "log", "--oneline", cwd=clone).splitlines()) == 6
-    _run("git", "gc", "-q", cwd=clone)
-    _run("git", "fsck", "--strict", cwd=clone)
-
-
-def test_rsync_transfers_nothing_the_second_time(mount: Mount) -> None:
-    source = f"{Path(sysconfig.get_path('stdlib')) / 'json'}/"
-    first = _run("rsync", "-a", "--stats", source, mount.path / "rsync")
-    assert "Number of regular files transferred: 0" not in first
-    second = _run("rsync", "-a", "--stats", source, mount.path / "rsync")
-    assert "Number of regular files transferred: 0" in second
-
-
-def test_tar_and_compileall(mount: Mount, tmp_path: Path) -> None:
-    library = Path(sysconfig.get_path("stdlib"))
-    _run("tar", "cf", tmp_path / "t.tar", "--exclude=__pycache__", "-C", library, "email")
-    target = mount.path / "tar"
+def _copied_library(target: Path) -> Path:
+    """A real tree on a local disk: CPython's own, or a part of it."""
+    if IS_LONG:
+        ignore = shutil.ignore_patterns("site-packages", "dist-packages", "__pycache__")
+        return Path(shutil.copytree(_STDLIB, target, symlinks=True, ignore=ignore))
     target.mkdir()
-    _run("tar", "xf", tmp_path / "t.tar", "-C", target)
-    _run("diff", "-r", "--exclude=__pycache__", library / "email", target / "email")
-    _run(sys.executable, "-m", "compileall", "-q", target)
-    assert any(target.rglob("*.pyc"))
+    for package in _PACKAGES:
+        shutil.copytree(_library(package), target / package, symlinks=True)
+    return target
+
+
+def _library(package: str) -> Path:
+    """Some systems leave the library's tests out; then there is nothing of that name to copy."""
+    found = _STDLIB / package
+    return found if found.is_dir() else _STDLIB / "json"
+
+
+def _repository(path: Path, desk: Desk) -> Path:
+    """A local repository with some history, packed and loose objects, a branch and a tag."""
+    path.mkdir()
+    desk.run("git", "init", "-q", "-b", "main", cwd=path)
+    for number in range(12):
+        for name in (f"module{number}.py", "shared.py", f"sub/deep{number % 3}/x.txt"):
+            file = path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("a") as opened:
+                opened.write(f"line {number} of {name}\n" * 50)
+        desk.run("git", "add", "-A", cwd=path)
+        desk.run("git", "commit", "-q", "-m", f"change {number}", cwd=path)
+        if number == 6:
+            desk.run("git", "gc", "-q", cwd=path)
+            desk.run("git", "tag", "-a", "-m", "half", "half", cwd=path)
+    desk.run("git", "branch", "side", "HEAD~3", cwd=path)
+    return path
+
+
+def test_git(desk: Desk, tmp_path: Path) -> None:
+    origin = _repository(tmp_path / "origin", desk)
+    clone = desk.path / "clone"
+    desk.run("git", "clone", "-q", "--no-local", origin, clone)
+    (clone / "shared.py").write_text("edited\n")
+    (clone / "new.py").write_text("new\n")
+    desk.run("git", "mv", "module3.py", "renamed.py", cwd=clone)
+    desk.run("git", "add", "-A", cwd=clone)
+    desk.run("git", "commit", "-q", "-m", "on the mount", cwd=clone)
+    desk.run("git", "checkout", "-q", "-b", "topic", "origin/side", cwd=clone)
+    desk.run("git", "merge", "-q", "-m", "merge", "main", cwd=clone)
+    desk.run("git", "gc", "-q", cwd=clone)
+    assert desk.run("git", "status", "--porcelain", cwd=clone) == ""
+    desk.remount_empty()
+    assert desk.run("git", "status", "--porcelain", cwd=clone) == ""
+    desk.run("git", "fsck", "--full", "--strict", "--no-dangling", cwd=clone)
+    assert desk.run("git", "log", "--oneline", "main", cwd=clone).count("\n") == 13
+    desk.run("git", "push", "-q", "origin", "topic", cwd=clone)
+    stray = [key for key in desk.names() if key.endswith(".lock") or "tmp_obj" in key]
+    assert not stray
+
+
+def test_rsync_transfers_nothing_the_second_time(desk: Desk, tmp_path: Path) -> None:
+    source = _copied_library(tmp_path / "source")
+    (source / "link").symlink_to("json")
+    # rsync compares whole seconds only: of another one it has to carry the time over.
+    os.utime(source / "link", ns=(1, 1_300_000_000_444_555_666), follow_symlinks=False)
+    os.utime(source / "json" / "decoder.py", ns=(1, 1_400_000_000_111_222_333))
+    command = ("rsync", "-a", "--itemize-changes", f"{source}/", f"{desk.path}/copy/")
+    assert desk.run(*command).count("\n") > 100
+    assert desk.run(*command) == ""
+    assert look(desk.path / "copy") == look(source)
+    desk.remount_empty()
+    assert desk.run(*command) == ""
+    assert not [key for key in desk.names() if "/." in key]
+
+
+def test_tar_and_compileall(desk: Desk, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for package in ("json", "email"):
+        shutil.copytree(_STDLIB / package, source / package)
+    archive = tmp_path / "archive.tar"
+    desk.run("tar", "cf", archive, "-C", tmp_path, "source")
+    desk.run("tar", "xpf", archive)
+    assert look(desk.path / "source") == look(source)
+    for compiled in (desk.path / "source").rglob("__pycache__"):
+        shutil.rmtree(compiled)
+    command = (sys.executable, "-m", "compileall", "-q", "source/json", "source/email")
+    desk.run(*command)
+    desk.run("tar", "cf", "again.tar", "source/json")
+    desk.remount_empty()
+    desk.run("tar", "df", "again.tar")
+    compiled = sorted((desk.path / "source" / "json").rglob("*.pyc"))
+    assert len(compiled) == len(list((source / "json").glob("*.py")))
+    # Up to date in the eyes of the compiler: times and sizes are those it wrote down.
+    before = [path.stat().st_mtime_ns for path in compiled]
+    desk.run(*command)
+    assert [path.stat().st_mtime_ns for path in compiled] == before
 
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
-def test_sqlite(mount: Mount, journal: str) -> None:
-    path = mount.path / f"{journal}.sqlite"
-    count = 1000 if LONG else 100
-    connection = sqlite3.connect(path)
-    connection.execute(f"PRAGMA journal_mode = {journal}")
-    connection.execute("CREATE TABLE t (i INTEGER, x TEXT)")
-    for number in range(count):
-        connection.execute("INSERT INTO t VALUES (?, ?)", (number, "x" * 200))
-        connection.commit()
-    connection.close()
-    mount.flush()
-    _remount_cold(mount)
-    connection = sqlite3.connect(path)
-    assert connection.execute("SELECT count(*) FROM t").fetchone() == (count,)
-    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    connection.close()
+def test_sqlite(desk: Desk, journal: str) -> None:
+    path = desk.path / "data.db"
+    with sqlite3.connect(path, isolation_level=None) as database:
+        assert database.execute(f"PRAGMA journal_mode = {journal}").fetchone() == (journal,)
+        database.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, x BLOB)")
+        for number in range(1000):
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("INSERT INTO t (x) VALUES (?)", (os.urandom(200),))
+            database.execute("UPDATE t SET x = zeroblob(100) WHERE id = ?", (number // 2,))
+            database.execute("COMMIT")
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        digest = database.execute("SELECT count(*), sum(length(x)) FROM t").fetchone()
+    database.close()
+    assert desk.names() == {"data.db"}
+    desk.remount_empty()
+    with sqlite3.connect(path) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert database.execute("SELECT count(*), sum(length(x)) FROM t").fetchone() == digest
+    database.close()
+    assert desk.names() == {"data.db"}
+
+
+# -- saves as programs make them -------------------------------------------------------------------
 
 
 def _save_like_vim(path: Path, text: str) -> None:
-    """vim with 'backup': the old file becomes a backup, a new one is written, fsynced."""
-    backup = path.with_name(path.name + "~")
+    """Swap file, probe for a writable directory, backup by rename, new file, backup away."""
     swap = path.with_name(f".{path.name}.swp")
-    swap.write_text("swap")
-    path.rename(backup)
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    backup.unlink()
-    swap.unlink()
+    fd = os.open(swap, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    os.write(fd, b"b0VIM" + bytes(4091))
+    probe = path.with_name("4913")
+    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+    os.chown(probe, path.stat().st_uid, path.stat().st_gid)
+    os.unlink(probe)
+    backup = path.with_name(f"{path.name}~")
+    os.rename(path, backup)
+    saved = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    os.write(saved, text.encode())
+    os.fsync(saved)
+    os.close(saved)
+    os.chmod(path, backup.stat().st_mode & 0o7777)
+    os.unlink(backup)
+    os.close(fd)
+    os.unlink(swap)
 
 
 def _save_like_libreoffice(path: Path, text: str) -> None:
-    """A lock file beside it, a temporary file, renamed over the document."""
+    """Lock file, the document copied away, a temporary file beside it renamed over it."""
     lock = path.with_name(f".~lock.{path.name}#")
-    lock.write_text("me")
-    temporary = path.with_name("lu12345.tmp")
-    temporary.write_text(text)
-    shutil.copystat(path, temporary)
-    temporary.rename(path)
+    lock.write_text(",user,host,21.11.2026 12:00,file:///;")
+    temporary = path.with_name("lu12345abcd.tmp")
+    with temporary.open("xb") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(temporary, path.stat().st_mode & 0o7777)
+    os.rename(temporary, path)
     lock.unlink()
 
 
-@pytest.mark.parametrize("save", [_save_like_vim, _save_like_libreoffice])
-def test_atomic_saves_keep_one_object(mount: Mount, bucket: Bucket, save: Any) -> None:
-    directory = mount.path / save.__name__.strip("_")
-    directory.mkdir()
-    document = directory / "document.txt"
+def _save_like_word(path: Path, text: str) -> None:
+    """Two renames: the old file out of the way, the new one in; then the old one goes."""
+    temporary, old = path.with_name("~WRD0001.tmp"), path.with_name("~WRL0002.tmp")
+    temporary.write_text(text)
+    os.chmod(temporary, path.stat().st_mode & 0o7777)
+    os.rename(path, old)
+    os.rename(temporary, path)
+    os.unlink(old)
+
+
+@pytest.mark.parametrize("save", [_save_like_vim, _save_like_libreoffice, _save_like_word])
+def test_atomic_saves_leave_one_object(desk: Desk, save: object) -> None:
+    document = desk.path / "document.odt"
     document.write_text("first")
-    mount.flush()
-    for number in range(5):
+    document.chmod(0o640)
+    assert desk.names() == {"document.odt"}
+    for number in range(12):
+        assert callable(save)
         save(document, f"version {number}")
-    mount.flush()
-    prefix = f"{directory.name}/"
-    found = {key: value for key, value in bucket.digests().items() if key.startswith(prefix)}
-    assert found == {f"{prefix}document.txt": hashlib.md5(b"version 4").hexdigest()}
-    assert os.listdir(directory) == ["document.txt"]
+        assert document.read_text() == f"version {number}"
+        if number % 4 == 3:
+            assert desk.names() == {"document.odt"}
+            assert desk.body("document.odt") == f"version {number}".encode()
+    assert document.stat().st_mode & 0o7777 == 0o640
+    assert desk.mount.admin("--json", "conflicts", "ls").strip() == "[]"
+    desk.remount_empty()
+    assert os.listdir(desk.path) == ["document.odt"]
+    assert document.read_text() == "version 11"
+
+
+@pytest.mark.skipif(not shutil.which("vim"), reason="vim is not installed")
+def test_vim_itself(desk: Desk) -> None:
+    document = desk.path / "notes.txt"
+    document.write_text("one\ntwo\n")
+    desk.mount.flush()
+    for word in ("three", "four"):
+        desk.run("vim", "-Nu", "NONE", "-es", "-c", f"normal Go{word}", "-c", "x", document)
+    assert document.read_text() == "one\ntwo\nthree\nfour\n"
+    assert desk.names() == {"notes.txt"}
+    assert desk.body("notes.txt") == b"one\ntwo\nthree\nfour\n"
+
+
+def test_a_program_writes_through_a_map(desk: Desk) -> None:
+    path = desk.path / "mapped"
+    program = (
+        "import mmap,os,sys\nfd=os.open(sys.argv[1],os.O_RDWR|os.O_CREAT)\n"
+        "os.ftruncate(fd,4<<20)\nm=mmap.mmap(fd,0)\n"
+        "for i in range(0,4<<20,4096): m[i:i+8]=i.to_bytes(8,'little')\n"
+        "m.flush()\nm.close()\nos.close(fd)"
+    )
+    desk.run(sys.executable, "-c", program, path)
+    expected = b"".join(i.to_bytes(8, "little") + bytes(4088) for i in range(0, 4 << 20, 4096))
+    assert path.read_bytes() == expected
+    assert desk.body("mapped") == expected
+    desk.remount_empty()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert mapped[:] == expected
+
+
+# -- a real tree -----------------------------------------------------------------------------------
+
+
+def test_the_standard_library_arrives_whole_and_comes_back(desk: Desk, tmp_path: Path) -> None:
+    source = _copied_library(tmp_path / "source")
+    desk.run("cp", "-a", source, desk.path / "lib")
+    desk.run("diff", "-r", "--no-dereference", source, "lib")
+    wanted = {
+        f"lib/{path.relative_to(source)}": md5(path)
+        for path in source.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+    links = {f"lib/{p.relative_to(source)}" for p in source.rglob("*") if p.is_symlink()}
+    assert desk.names() == set(wanted) | links
+    assert {key: desk.md5(key) for key in wanted} == wanted
+    desk.remount_empty()
+    desk.run("diff", "-r", "--no-dereference", source, "lib")
+    assert look(desk.path / "lib") == look(source)

@@ -491,7 +491,7 @@ class Machine:
 def show_bucket(bucket: MemoryStore) -> dict[str, Content_]:
     """The tree another program would see in the bucket."""
     shown: dict[str, Content_] = {}
-    for key in bucket.keys():  # noqa: SIM118 (no mapping)
+    for key in list(bucket.keys()):
         if key in (RESERVED_DIR, f"{RESERVED_DIR}moving/"):
             continue
         parts = key.rstrip("/").split("/")

@@ -6,6 +6,7 @@ it. Everything is drawn from one seed, the order of tasks too.
 """
 
 import errno
+import os
 import random
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,12 +15,12 @@ import trio
 import trio.testing
 
 from csyncfs.backends.memory import MemoryStore
-from csyncfs.errors import Ambiguous, BackendError, CsyncError, FsError, Offline, Throttled
+from csyncfs.errors import Ambiguous, BackendError, FsError, Offline, Throttled
 from csyncfs.extents import Extents
 from csyncfs.store import contents, inodes
 from csyncfs.store.inodes import InodeRow
-from csyncfs.types import ROOT, Attributes, InodeId, RemoteVersion
-from tests.support.engines import Machine, agree, machines
+from csyncfs.types import Attributes, FileHandle, InodeId, RemoteVersion
+from tests.support.engines import Engines, Machine, agree, machines
 from tests.support.invariants import check_machine
 
 _BLOCK = 8
@@ -59,6 +60,7 @@ class Life:
         """Tokens that have to be found in the end, and where they were written."""
         self.story: list[str] = []
         self._is_calm = False
+        self._held: dict[str, tuple[Engines, FileHandle, InodeId]] = {}
 
     async def run(self, made: list[Machine]) -> None:
         for machine in made:
@@ -74,6 +76,8 @@ class Life:
         for machine in made:
             if not machine.is_up:
                 await machine.start()
+            if machine.device in self._held:
+                await self._write_held(machine)
         shown = await agree(*made)
         for machine in made:
             check_machine(machine)
@@ -146,6 +150,8 @@ class Life:
                 (self._mkdir, 3),
                 (self._rmdir, 2),
                 (self._read, 3),
+                (self._hold, 2),
+                (self._write_held, 3),
                 (self._chmod, 1),
                 (self._look, 3),
                 (self._flush, 2),
@@ -234,6 +240,40 @@ class Life:
             await machine.close(fh)
         self.must[token] = f"{machine.device} {path}"
 
+    async def _hold(self, machine: Machine) -> None:
+        """Open a file for writing, read it, and leave it open."""
+        if machine.device in self._held:
+            return
+        path = self._path()
+        self.story.append(f"{machine.device} hold {path}")
+        row = await machine.row(path)
+        if row.is_dir:
+            return
+        fh, _ = await machine.up.vfs.open(row.id, os.O_RDWR)
+        self._held[machine.device] = (machine.up, fh, row.id)
+        await machine.read_handle(fh)
+
+    async def _write_held(self, machine: Machine) -> None:
+        """Write into the file that was left open, wherever its name is by now, and close."""
+        if machine.device not in self._held:
+            return
+        up, fh, ino = self._held.pop(machine.device)
+        if up is not machine.up:
+            return
+        token = self.token(machine.device)
+        self.story.append(f"{machine.device} write held ino={ino} {token.decode()}")
+        row = up.table.overlay(up.tree.row(ino))
+        live = up.table.get(ino)
+        has_name = row.nlink > 0 or (live is not None and live.lost is not None)
+        before = self._view(machine, row)
+        try:
+            await up.vfs.write(fh, 0, token)
+            self._destroy(before[:_BLOCK])
+        finally:
+            await machine.close(fh)
+        if has_name:
+            self.must[token] = f"{machine.device} held ino={ino}"
+
     async def _unlink(self, machine: Machine) -> None:
         path = self._path()
         self.story.append(f"{machine.device} unlink {path}")
@@ -321,6 +361,3 @@ def live_once(seed: int, home: Path, *, steps: int, real_dirs: bool, content_tag
         story = "\n".join(life.story)
         exc.add_note(f"seed={seed} real_dirs={real_dirs} tags={content_tags}\n{story}")
         raise
-
-
-__all__ = ["ROOT", "CsyncError", "KeepingStore", "Life", "live_once"]

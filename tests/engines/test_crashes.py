@@ -1,0 +1,233 @@
+"""kill -9 at every step of what the engines do; the next start goes on from there."""
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from csyncfs.backends.memory import MemoryStore
+from tests.support.engines import Machine, agree, machines
+from tests.support.invariants import check_machine
+
+_FILES = 500 if os.environ.get("CSYNCFS_LONG") == "1" else 30
+
+
+class CrashAt:
+    """Freezes the disk at the n-th step of the network and lets nothing through after it."""
+
+    def __init__(self, machine: Machine, n: int) -> None:
+        self._machine = machine
+        self._left = n
+        self.is_over = trio.Event()
+        machine.on_step = self
+
+    async def __call__(self, step: str, key: str) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._machine.freeze_disk()
+            self.is_over.set()
+        if self._left <= 0:
+            await trio.sleep_forever()
+
+
+async def _crash_at(machine: Machine, n: int) -> bool:
+    """Let it work until its n-th step, kill it there and start it again; False: it came to an
+    end before."""
+    crash = CrashAt(machine, n)
+    with trio.move_on_after(60):
+        await crash.is_over.wait()
+    machine.on_step = None
+    if not crash.is_over.is_set():
+        return False
+    await machine.end()
+    await machine.start()
+    check_machine(machine)
+    return True
+
+
+async def test_a_directory_of_many_files_moves_through_crashes(
+    tmp_path: Path, flat: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """Killed again and again after a few steps each, until it is done."""
+    for n in range(_FILES):
+        flat.write(f"d/f{n}", b"%d" % n)
+    async with machines(tmp_path, flat, "a", upload_delay_s=0.0, slots=8) as (a,):
+        await a.show()
+        await a.rename("d", "e")
+        crashes = 0
+        while await _crash_at(a, 7 + crashes % 13):
+            crashes += 1
+        assert crashes > 10
+        shown = await agree(a)
+        assert shown == {"e": None, **{f"e/f{n}": b"%d" % n for n in range(_FILES)}}
+
+
+@pytest.mark.parametrize("step", range(1, 26))
+async def test_a_small_tree_moves_whatever_the_step_of_the_crash(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock, step: int
+) -> None:
+    bucket.write("d/f", b"f")
+    bucket.write("d/s/g", b"g")
+    bucket.write("d/s/")
+    async with machines(tmp_path, bucket, "a", "b", upload_delay_s=0.0) as (a, b):
+        await a.list()
+        await a.rename("d", "e")
+        await _crash_at(a, step)
+        shown = await agree(a, b)
+        assert shown == {"e": None, "e/f": b"f", "e/s": None, "e/s/g": b"g"}
+
+
+@pytest.mark.parametrize("step", range(1, 16))
+async def test_a_swap_whatever_the_step_of_the_crash(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock, step: int
+) -> None:
+    bucket.write("x", b"was x")
+    bucket.write("y", b"was y")
+    async with machines(tmp_path, bucket, "a", upload_delay_s=0.0) as (a,):
+        await a.show()
+        await a.exchange("x", "y")
+        await _crash_at(a, step)
+        assert await agree(a) == {"x": b"was y", "y": b"was x"}
+        assert [key for key in list(bucket.keys()) if not key.endswith("/")] == ["x", "y"]
+
+
+@pytest.mark.parametrize("step", range(1, 8))
+async def test_an_atomic_save_whatever_the_step_of_the_crash(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock, step: int
+) -> None:
+    bucket.write("f", b"one")
+    async with machines(tmp_path, bucket, "a", upload_delay_s=0.0) as (a,):
+        await a.show()
+        await a.write("t", b"two")
+        await a.rename("t", "f")
+        await _crash_at(a, step)
+        assert await agree(a) == {"f": b"two"}
+        assert a.conflicts() == []
+
+
+@pytest.mark.parametrize("step", range(1, 12))
+async def test_a_conflict_whatever_the_step_of_the_crash(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock, step: int
+) -> None:
+    bucket.write("f", b"one")
+    async with machines(tmp_path, bucket, "a", upload_delay_s=0.0) as (a,):
+        await a.show()
+        bucket.write("f", b"theirs")
+        await a.write("f", b"mine")
+        await _crash_at(a, step)
+        shown = await agree(a)
+        assert shown.pop("f") == b"theirs"
+        assert list(shown.values()) == [b"mine"]
+
+
+async def test_closed_files_survive_a_crash_before_any_upload(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    async with machines(tmp_path, bucket, "a", upload_delay_s=300.0) as (a,):
+        await a.mkdir("d")
+        await a.write("d/f", b"closed")
+        fh = await a.open("d/open", os.O_WRONLY | os.O_CREAT)
+        await a.up.vfs.write(fh, 0, b"written, not closed")
+        await a.crash()
+        await a.start()
+        check_machine(a)
+        assert await a.read("d/f") == b"closed"
+        shown = await agree(a)
+        assert shown["d/f"] == b"closed"
+        assert shown["d/open"] == b"written, not closed"
+
+
+async def test_an_unlinked_open_file_is_gone_after_a_crash(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    async with machines(tmp_path, bucket, "a", upload_delay_s=0.0) as (a,):
+        await a.write("f", b"x")
+        await a.flush()
+        fh = await a.open("f", os.O_WRONLY)
+        await a.up.vfs.write(fh, 0, b"y")
+        await a.unlink("f")
+        await a.crash()
+        await a.start()
+        assert await agree(a) == {}
+        check_machine(a)
+        assert list(a.up.files.ids(dirty=True)) == []
+        assert a.up.space.used_bytes == 0
+
+
+async def test_after_power_loss_clean_content_is_not_trusted(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """Another boot id and no clean stop: what was only cached may never have reached the disk."""
+    bucket.write("clean", b"from the cloud")
+    async with machines(tmp_path, bucket, "a", upload_delay_s=300.0) as (a,):
+        await a.read("clean")
+        await a.write("dirty", b"written here")
+        a.setting("boot_id", "another boot")
+        await a.crash()
+        for path in (a.home / "cache").rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"garbage of a torn write")
+        await a.start()
+        assert await a.read("clean") == b"from the cloud"
+        assert await agree(a) == {"clean": b"from the cloud", "dirty": b"written here"}
+
+
+async def test_after_a_clean_stop_another_boot_id_costs_nothing(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    bucket.write("clean", b"from the cloud")
+    async with machines(tmp_path, bucket, "a") as (a,):
+        await a.read("clean")
+        a.setting("boot_id", "another boot")
+        await a.stop()
+        since = len(a.requests)
+        await a.start()
+        assert await a.read("clean") == b"from the cloud"
+        assert not [step for step, _ in a.requests[since:] if step == "fetch"]
+
+
+async def test_a_wiped_cache_loses_nothing(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    bucket.write("clean", b"from the cloud")
+    bucket.write("gone", b"deleted there")
+    async with machines(tmp_path, bucket, "a", upload_delay_s=300.0) as (a,):
+        await a.show()
+        await a.write("dirty", b"written here")
+        bucket.remove("gone")
+        await a.rename("gone", "renamed")
+        await a.crash()
+        for path in (a.home / "cache").rglob("*"):
+            if path.is_file():
+                path.unlink()
+        await a.start()
+        shown = await agree(a)
+        assert shown["dirty"] == b"written here"
+        assert shown["clean"] == b"from the cloud"
+
+
+async def test_a_renamed_file_made_anew_does_not_depend_on_the_cache(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """Deleted there, renamed here: from then on its only copy is ours, and safe as such."""
+    bucket.write("f", b"only copy")
+    async with machines(tmp_path, bucket, "a", upload_delay_s=0.0) as (a,):
+        await a.read("f")
+        bucket.remove("f")
+
+        async def no_put(step: str, key: str) -> None:
+            if step == "put":
+                await trio.sleep_forever()
+
+        a.on_step = no_put
+        await a.rename("f", "g")
+        await trio.sleep(5)
+        await a.crash()
+        for path in (a.home / "cache").rglob("*"):
+            if path.is_file():
+                path.unlink()
+        a.on_step = None
+        await a.start()
+        assert await agree(a) == {"g": b"only copy"}
