@@ -24,8 +24,8 @@ from csyncfs.types import ROOT, InodeId, Item, Kind, RemoteVersion
 log = logging.getLogger(__name__)
 
 _ZEROS_BYTES = 1 << 20
-# Entries of a removed directory that go in one transaction: about 10 ms of the loop.
-_GONE_BATCH = 200
+# Entries of a removed directory that go in one transaction: about 2 ms of the loop.
+_GONE_BATCH = 25
 
 
 class Adopter(Arrivals):
@@ -163,7 +163,7 @@ class Adopter(Arrivals):
         self._stale_pages.add(row.id)
         self._notify_names(row.id)
         self._learn_attributes(row._replace(told=0), item)
-        log.info("refreshed ino=%d size=%d", row.id, version.size)
+        log.debug("refreshed ino=%d size=%d", row.id, version.size)
 
     def _forget_content(self, row: InodeRow, live: LiveInode | None) -> None:
         if live is not None:
@@ -183,7 +183,7 @@ class Adopter(Arrivals):
         if self._table.get(ino) is None:
             self._content.evict_now(ino)
             self._content.reap(ino)
-        log.info("removed ino=%d: gone in the cloud", ino)
+        log.debug("removed ino=%d: gone in the cloud", ino)
 
     async def remove_gone_dir(self, ino: InodeId) -> None:
         """A directory is no longer in the cloud; what was changed here below it stays."""

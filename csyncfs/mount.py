@@ -50,8 +50,13 @@ log = logging.getLogger(__name__)
 OnReady = Callable[[list[str]], None]
 
 _NS: Final = 1_000_000_000
-_CHECKPOINT_S: Final = 5.0
-_CHECKPOINT_BYTES: Final = 4 << 20
+_CHECKPOINT_S: Final = 2.0
+# The first commit after a checkpoint waits for the disk (50 to 100 ms on a slow one), and all
+# programs with it. So the log is emptied when it rests, or after so many changed rows: about
+# 30 MiB of it.
+_CHECKPOINT_ROWS: Final = 5000
+# Programs wait for every answer of this process: ahead of work that nobody waits for.
+_NICE: Final = -5
 _SPACE_EVERY_S: Final = 300.0
 
 
@@ -62,6 +67,7 @@ def run(config: MountConfig, on_ready: OnReady) -> int:
     where the mount cannot be made.
     """
     _allow_open_files()
+    _hurry()
     store = open_store(config.state_dir)
     try:
         return trio.run(functools.partial(_Mount(config, store).run, on_ready))
@@ -86,6 +92,13 @@ def _allow_open_files() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _hurry() -> None:
+    """As root, unless somebody chose otherwise. Uploads are the transfer process's: nicer."""
+    with contextlib.suppress(OSError):
+        if os.getpriority(os.PRIO_PROCESS, 0) == 0:
+            os.setpriority(os.PRIO_PROCESS, 0, _NICE)
 
 
 class _Facts:
@@ -377,10 +390,14 @@ class _Mount:
     # -- small services ------------------------------------------------------------------
 
     async def _checkpoints(self) -> None:
+        done = before = 0
         while True:
             await trio.sleep(_CHECKPOINT_S)
-            if self._store.wal_bytes() >= _CHECKPOINT_BYTES:
+            now = self._store.changes
+            if now > done and (now == before or now >= done + _CHECKPOINT_ROWS):
                 await trio.to_thread.run_sync(self._store.checkpoint)
+                done = now
+            before = now
 
     async def _ask_space(self) -> None:
         while True:

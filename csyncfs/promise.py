@@ -85,22 +85,16 @@ class Promise:
         owner = self.owner(key)
         if owner is not None and owner.id != ino:
             raise NotYet("the name still belongs to another item in the cloud")
-        if any(journal.delete_at(self.store, other) for other in self._clashes(key)):
+        if journal.delete_at(self.store, _other_kind(key)):
             raise NotYet("what had the name before has to go first")
 
     def owner(self, key: str) -> InodeRow | None:
         """Whose item is in the way at this key until its MOVE is done."""
-        for taken in (key, *self._clashes(key)):
+        for taken in (key, _other_kind(key)):
             owner = inodes.by_remote_key(self.store, taken)
             if owner is not None and self.ordering.is_pending(owner.id, IntentKind.MOVE):
                 return owner
         return None
-
-    def _clashes(self, key: str) -> tuple[str, ...]:
-        """Where directories are real, a file and a directory cannot have the same name."""
-        if not self.tree.policy.real_dirs:
-            return ()
-        return (key[:-1] if key.endswith("/") else f"{key}/",)
 
     def works_on(self, ino: InodeId, *keys: str) -> None:
         """Note what is being changed, for the order of others and for running listings.
@@ -176,3 +170,9 @@ class Promise:
             return await self.backend.head(location, kind)
         except NotFound:
             return None
+
+
+def _other_kind(key: str) -> str:
+    """Where a directory of the file's name would be, or a file of the directory's. Most stores,
+    servers of S3 among them, keep a tree inside and have one thing under one name."""
+    return key[:-1] if key.endswith("/") else f"{key}/"

@@ -132,7 +132,7 @@ class Puts:
                 self._promise.recheck_attributes(row.id, writing, now)
         live.base = item.version
         self._content.settle_file(live)
-        log.info("uploaded ino=%d size=%d", before.id, item.version.size if item.version else 0)
+        log.debug("uploaded ino=%d size=%d", before.id, item.version.size if item.version else 0)
 
     def _became_clean(self, intent: Intent, row: InodeRow, live: LiveInode) -> None:
         journal.remove(self._store, intent.seq)

@@ -4,7 +4,7 @@ import errno
 import math
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import trio
 
@@ -35,6 +35,9 @@ from csyncfs.types import ROOT, InodeId
 from csyncfs.uploader import Uploader
 
 R = TypeVar("R")
+
+# Counting what a flush has before it takes at most one part in so many of the loop.
+_COUNT_SHARE: Final = 10
 
 
 class Steering:
@@ -96,12 +99,16 @@ class Steering:
         before = self._uploader.done_count
         deadline = math.inf if timeout_s is None else trio.current_time() + timeout_s
         while True:
+            began = trio.current_time()
             now = self._flush_progress(before)
+            counting_s = trio.current_time() - began
             await progress(now)
             if not wait or now.remaining == 0 or trio.current_time() >= deadline:
                 return now
             with trio.move_on_after(min(0.5, deadline - trio.current_time())):
                 await self._uploader.ended()
+            # Counting a long queue takes milliseconds: not after each that ends.
+            await trio.sleep(min(0.5, _COUNT_SHARE * counting_s))
 
     def _flush_progress(self, before: int) -> FlushProgress:
         totals = journal.totals(self._store)

@@ -37,8 +37,8 @@ from csyncfs.uploads import Uploads
 log = logging.getLogger(__name__)
 
 _NS = 1_000_000_000
-# Intents looked at in one go: some milliseconds of the loop if all of them are blocked.
-_LOOKS = 64
+# Intents looked at in one go: about a millisecond of the loop if all of them are blocked.
+_LOOKS = 16
 # Whoever waits for the journal looks at it at least this often.
 _LOOK_S = 1.0
 # Between two counts of the journal, for each row: they take a tenth of the loop at most.
@@ -133,6 +133,8 @@ class Uploader:
             self._table.running.add(intent.inode)
             self.running_count += 1
             nursery.start_soon(self._run_one, intent)
+            # Programs come between it and the next one.
+            break
         return True
 
     def _blocker(self, intent: Intent) -> InodeId | None:

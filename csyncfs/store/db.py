@@ -112,8 +112,13 @@ class Store:
                     os.close(directory)
             os.fdatasync(self._wal_fd)
 
+    @property
+    def changes(self) -> int:
+        """Rows changed since the store was opened, to decide on a checkpoint."""
+        return self._db.total_changes
+
     def wal_bytes(self) -> int:
-        """Size of the write-ahead log, to decide on a checkpoint."""
+        """Size of the write-ahead log's file; a checkpoint does not shrink it."""
         try:
             return os.stat(f"{self._path}-wal").st_size
         except FileNotFoundError:

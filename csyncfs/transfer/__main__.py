@@ -23,6 +23,9 @@ from csyncfs.transfer.server import Make, serve_spec
 log = logging.getLogger("csyncfs.transfer")
 
 _EXIT_S: Final = 1.2
+# Uploads in the background must not slow down the programs they are in the background of. A
+# machine with an idle core gives it up all the same.
+_NICE: Final = 10
 
 
 def main(argv: list[str], make: Make = make_backend) -> None:
@@ -46,6 +49,9 @@ def _settle(name: str) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, max(_NICE, os.getpriority(os.PRIO_PROCESS, 0)))
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     with contextlib.suppress(OSError), open("/proc/self/comm", "w") as comm:
         comm.write(name)
     handler = logging.StreamHandler()

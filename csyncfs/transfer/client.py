@@ -9,6 +9,7 @@ call at a time p50 0.3 ms, 64 at a time 12,000 a second for 40 us each of this p
 """
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict, TypeVar, Unpack
@@ -16,7 +17,15 @@ from typing import Any, Final, TypedDict, TypeVar, Unpack
 import trio
 
 from csyncfs.backends.base import Capabilities, Confirm, Landed, SaveResume, Source, Writing
-from csyncfs.errors import Ambiguous, ConfigError, CsyncError, Hold, Offline
+from csyncfs.errors import (
+    Ambiguous,
+    ConfigError,
+    CsyncError,
+    FsError,
+    Hold,
+    Offline,
+    Superseded,
+)
 from csyncfs.retry import delay_s
 from csyncfs.transfer.faults import ProtocolError
 from csyncfs.transfer.link import COMMAND, Link
@@ -52,6 +61,8 @@ log = logging.getLogger(__name__)
 
 # How long a call waits for the child to come up: it imports an SDK and reaches the store.
 _START_S: Final = 15.0
+# Content up to here travels in the message.
+_SMALL_BYTES: Final = 32 * 1024
 # How long when that was tried and failed.
 _GRACE_S: Final = 2.0
 _CLOSE_S: Final = 3.0
@@ -73,7 +84,7 @@ class Counters:
 class Callbacks(TypedDict, total=False):
     """What ``Link.call`` takes besides the request."""
 
-    fd: int
+    fd: int | None
     confirm: Confirm
     landed: Landed
     save_resume: SaveResume
@@ -304,12 +315,18 @@ class TransferClient:
         resume: str | None,
         save_resume: SaveResume,
     ) -> Item:
+        content = await _read_small(source)
         request = Put(
-            self._next_id(), location, source.size, *_stamp(writing), expect=expect, resume=resume
+            self._next_id(),
+            location,
+            source.size,
+            *_stamp(writing),
+            expect=expect,
+            resume=resume,
+            content=content,
         )
-        return await self._item(
-            request, fd=source.fd, confirm=source.confirm, save_resume=save_resume
-        )
+        fd = source.fd if content is None else None
+        return await self._item(request, fd=fd, confirm=source.confirm, save_resume=save_resume)
 
     async def abandon(self, location: Location, resume: str) -> None:
         await self._call(Done, Abandon(self._next_id(), location, resume))
@@ -360,6 +377,22 @@ class TransferClient:
 
     async def space(self) -> Space | None:
         return (await self._call(GotSpace, AskSpace(self._next_id()))).space
+
+
+async def _read_small(source: Source) -> bytes | None:
+    """All of a small content, confirmed; None: the transfer process reads it by itself.
+
+    Costs the loop 10 us instead of a descriptor handed over and a question asked and answered.
+    """
+    if source.size > _SMALL_BYTES:
+        return None
+    try:
+        content = os.pread(source.fd, source.size, 0)
+    except OSError as exc:
+        raise FsError(exc.errno or 0, "reading content to upload") from exc
+    if len(content) < source.size or not await source.confirm():
+        raise Superseded("the content changed before it was sent")
+    return content
 
 
 def _stamp(writing: Writing) -> tuple[Attributes, str, str]:

@@ -198,6 +198,8 @@ class Link:
                     call.woken.set()
                 else:
                     call.end(message)
+                    # What its caller does next takes up to a millisecond: programs come between.
+                    await trio.lowlevel.checkpoint()
 
     async def call(
         self,
@@ -256,7 +258,9 @@ class Link:
         if not self._is_dead:
             self._channel.send_nowait(Cancel(call.request.id))
         request = call.request
-        has_fd = isinstance(request, Fetch | Put)
+        has_fd = isinstance(request, Fetch) or (
+            isinstance(request, Put) and request.content is None
+        )
         if not has_fd and not isinstance(request, SetAttributes | MakeDir | Copy | Move | Delete):
             return
         with trio.CancelScope(shield=True):

@@ -79,7 +79,8 @@ class Fetch(Request, tag=4):
 
 
 class Put(Request, tag=5):
-    """Travels with the descriptor to read from."""
+    """Travels with the descriptor to read from, or has the content itself: a small one is
+    confirmed before it is sent."""
 
     location: Location
     size: int
@@ -88,6 +89,7 @@ class Put(Request, tag=5):
     device: str
     expect: Expect
     resume: str | None
+    content: bytes | None
 
 
 class Abandon(Request, tag=6):

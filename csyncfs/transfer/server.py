@@ -138,10 +138,18 @@ class Host:
             case Start():
                 nursery.start_soon(self._start, message)
             case _:
-                fd = self._channel.take_fd() if isinstance(message, Fetch | Put) else None
+                fd = self._take_content(message)
                 # The scope exists from now on: a Cancel may come before the task's first turn.
                 scope = self._running[message.id] = trio.CancelScope()
                 nursery.start_soon(self._answer, message, fd, scope)
+
+    def _take_content(self, request: Request) -> int | None:
+        """The descriptor a request is about; the caller closes it."""
+        if isinstance(request, Put) and request.content is not None:
+            fd = os.memfd_create("put")
+            os.write(fd, request.content)
+            return fd
+        return self._channel.take_fd() if isinstance(request, Fetch | Put) else None
 
     async def _start(self, start: Start) -> None:
         if self._make is None or self._settled.is_set():
@@ -242,6 +250,8 @@ class Host:
 
     async def _put(self, backend: Backend, request: Put, fd: int) -> Any:
         async def confirm() -> bool:
+            if request.content is not None:
+                return True
             answer = self._confirming[request.id] = Answer()
             try:
                 self._channel.send_nowait(AskConfirm(request.id))

@@ -66,13 +66,13 @@ def allocated(fd: int) -> int:
     return os.fstat(fd).st_blocks * 512
 
 
-def test_files_lie_below_the_last_two_hex_digits_of_their_id(
+def test_inodes_made_one_after_the_other_share_a_directory(
     files: ContentFiles, cache_dir: Path, state_dir: Path
 ) -> None:
     os.close(files.create_clean(INO))
     os.close(files.create_dirty(InodeId(7)))
-    assert (cache_dir / "content/2a/554").is_file()
-    assert (state_dir / "dirty/07/7").is_file()
+    assert (cache_dir / "content/02/554").is_file()
+    assert (state_dir / "dirty/00/7").is_file()
 
 
 def test_nobody_else_can_read_them(files: ContentFiles, tmp_path: Path) -> None:
@@ -224,8 +224,8 @@ def test_ids_lists_what_is_there_and_nothing_foreign(files: ContentFiles, state_
     expected = {InodeId(number) for number in (1, 255, 256, 554, 10**12)}
     for ino in expected:
         os.close(files.create_dirty(ino))
-    (state_dir / "dirty/2a/notes.txt").write_text("not ours")
-    (state_dir / "dirty/2a/9").write_text("in the wrong place")
+    (state_dir / "dirty/02/notes.txt").write_text("not ours")
+    (state_dir / "dirty/02/9").write_text("in the wrong place")
     assert set(files.ids(dirty=True)) == expected
     assert list(files.ids(dirty=False)) == []
 
@@ -275,11 +275,11 @@ def test_sync_dir_syncs_the_name_and_new_directories_once(
     monkeypatch.setattr(os, "fsync", record)
     os.close(files.create_dirty(INO))
     files.sync_dir(INO)
-    parts = ["dirty/2a", "dirty", ""]
+    parts = ["dirty/02", "dirty", ""]
     assert synced == [str((state_dir / part).resolve()) for part in parts]
     synced.clear()
     files.sync_dir(INO)
-    assert synced == [str((state_dir / "dirty/2a").resolve())]
+    assert synced == [str((state_dir / "dirty/02").resolve())]
 
 
 def test_sync_dir_syncs_all_again_when_directories_were_made_anew(
@@ -314,7 +314,7 @@ def test_symlink_in_the_place_of_a_file_is_not_followed(
     os.close(files.create_clean(INO))
     victim = tmp_path / "victim"
     victim.write_text("keep")
-    path = cache_dir / "content/2a/554"
+    path = cache_dir / "content/02/554"
     path.unlink()
     path.symlink_to(victim)
     with pytest.raises(FsError):

@@ -248,7 +248,7 @@ async def test_a_cancel_is_acknowledged_only_when_the_backend_has_returned() -> 
 
 
 def put(size: int) -> Put:
-    return Put(1, FILE, size, Attributes(), "id", "me", expect=ABSENT, resume=None)
+    return Put(1, FILE, size, Attributes(), "id", "me", expect=ABSENT, resume=None, content=None)
 
 
 @pytest.mark.parametrize("answer", [True, False])

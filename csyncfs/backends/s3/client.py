@@ -5,6 +5,7 @@ own result and reports a conflict. Content is checked by Content-MD5, which ever
 verifies; the SDK's own checksums cost half as much CPU again and break old servers.
 """
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 POOL_SIZE: Final = 24
 # CopyObject and CompleteMultipartUpload of a large object may be silent for minutes.
 _SLOW_READ_TIMEOUT_S: Final = 300.0
+_SMALL_BODY: Final = 256 * 1024
 _FALLBACK_REGION: Final = "us-east-1"
 
 
@@ -54,12 +56,14 @@ def build(options: S3Options) -> Clients:
     region = options.region or factory.region_name or _FALLBACK_REGION
 
     def client(read_timeout_s: float) -> "S3Client":
-        return make(
+        made = make(
             "s3",
             region_name=region,
             endpoint_url=options.endpoint_url,
             config=_config(options, read_timeout_s),
         )
+        made.meta.events.register_last("before-call.s3", _send_small_bodies_at_once)
+        return made
 
     return Clients(
         quick=client(options.read_timeout_s),
@@ -86,6 +90,14 @@ def _config(options: S3Options, read_timeout_s: float) -> Config:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
+
+
+def _send_small_bodies_at_once(params: dict[str, Any], **_: object) -> None:
+    """Without ``Expect: 100-continue``, which botocore adds to every body: for a small one the
+    round trip it costs is longer than the sending it may spare."""
+    body = params.get("body")
+    if isinstance(body, io.BytesIO) and body.getbuffer().nbytes <= _SMALL_BODY:
+        params["headers"].pop("Expect", None)
 
 
 def _timestamp(value: Any) -> datetime:
