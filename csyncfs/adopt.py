@@ -45,7 +45,10 @@ class Adopter(Arrivals):
         row = self._tree.lookup(parent, shown.name)
         if row is None or row.is_dir != is_dir or not row.in_cloud or row.remote_key is not None:
             owner = inodes.by_remote_key(self._store, key)
-            if owner is None:
+            if owner is not None and owner.nlink == 0 and is_dir:
+                # Removed here: its DELETE comes after that of all that is in it.
+                return None
+            if owner is None or owner.nlink == 0:
                 return self._apply_unknown(parent, shown, row, item)
             if row is None and not self._is_moving(owner):
                 self._show_as(owner, parent, shown)

@@ -114,7 +114,7 @@ class Moves:
         """Whether the owner of the key, following who waits for whom, waits for this inode."""
         seen: set[InodeId] = set()
         while True:
-            owner = self._promise.owner(key)
+            owner = self._promise.in_the_way(key)
             if owner is None or owner.id in seen:
                 return False
             if owner.id == ino:
@@ -271,23 +271,37 @@ class Moves:
             with self._store.transaction():
                 self._tree.settle_place(row.id, self._promise.clock.now_ns())
             return
-        if journal.delete_at(self._store, target.key) is not None:
-            raise NotYet("an older directory of that name has to go first")
         try:
+            left = self._claim_dir(target)
             self._promise.must_be_free(row.id, target.key)
         except NotYet:
             if not self._is_cycle(row.id, target.key):
                 raise
+            if source.key.startswith(_ASIDE):
+                raise NotYet("the other one has to pass first") from None
+            aside = Location(f"{_ASIDE}{self._put_id(intent)}/")
             if self._capable.move_tree:
-                if source.key.startswith(_ASIDE):
-                    raise NotYet("the other one has to pass first") from None
                 await self._make_aside_parents()
-                await self._move_tree(row, source, Location(f"{_ASIDE}{self._put_id(intent)}/"))
-                return
+                await self._move_tree(row, source, aside)
+            else:
+                await self._leave_place(row, source, aside)
+            return
         if self._capable.move_tree:
             await self._move_tree(row, source, target)
         else:
-            await self._move_children(intent, row, source, target)
+            await self._move_children(intent, row, source, target, left)
+
+    def _claim_dir(self, target: Location) -> Intent | None:
+        """The pending DELETE of a marker that the new directory takes over: that of a directory
+        which left, but not yet with all that is in it. One that was removed has to go first."""
+        left = journal.delete_at(self._store, target.key)
+        if left is None:
+            return None
+        owner = inodes.get(self._store, left.inode)
+        is_there = owner is not None and owner.is_dir and owner.nlink > 0
+        if self._capable.move_tree or not is_there or left.inode in self._promise.table.running:
+            raise NotYet("an older directory of that name has to go first")
+        return left
 
     async def _move_tree(self, row: InodeRow, source: Location, target: Location) -> None:
         if not self._promise.ordering.can_move_tree(row.id, source.key, target.key):
@@ -340,10 +354,47 @@ class Moves:
             self._tree.forget_dir_keys()
 
     async def _move_children(
-        self, intent: Intent, row: InodeRow, source: Location, target: Location
+        self,
+        intent: Intent,
+        row: InodeRow,
+        source: Location,
+        target: Location,
+        left: Intent | None,
     ) -> None:
         """Without an atomic tree move every child gets a MOVE of its own; each step is a
         consistent state, so it goes on from wherever a crash left it."""
+        await self._push_down(row, source)
+        if left is not None:
+            if left.inode in self._promise.table.running:
+                raise NotYet("an older directory of that name has to go first")
+            with self._store.transaction():
+                journal.remove(self._store, left.seq)
+        self._promise.works_on(row.id, source.key, target.key)
+        writing = self._promise.writing(self._tree.row(row.id), uuid.uuid4().hex)
+        item = await self._backend.make_dir(target, writing)
+        now = self._promise.clock.now_ns()
+        with self._store.transaction():
+            current = inodes.get(self._store, row.id)
+            if row.base is not None:
+                self._promise.delete_later(row.id, source, row.base, is_dir=True)
+            if current is None or current.nlink == 0:
+                self._promise.delete_later(row.id, target, item.version, is_dir=True)
+            else:
+                self._promise.settle(current, target, item, now)
+                if item.put_id != writing.put_id and self._tree.policy.keeps_attributes:
+                    # The marker of the one that left says how that one was.
+                    journal.add(
+                        self._store,
+                        IntentKind.ATTRS,
+                        row.id,
+                        is_dir=True,
+                        not_before_ns=now,
+                        now_ns=now,
+                    )
+            self._tree.forget_dir_keys()
+
+    async def _push_down(self, row: InodeRow, source: Location) -> None:
+        """Give everything in the directory a MOVE of its own. No await after the last one."""
         # Nobody may have listed it, or not for a while: what is not known would stay behind.
         await self._promise.watcher.learn_names(row.id)
         current = inodes.get(self._store, row.id)
@@ -366,18 +417,17 @@ class Moves:
             if not children:
                 break
             await trio.lowlevel.checkpoint()
-        self._promise.works_on(row.id, source.key, target.key)
-        writing = self._promise.writing(self._tree.row(row.id), uuid.uuid4().hex)
-        item = await self._backend.make_dir(target, writing)
-        now = self._promise.clock.now_ns()
+
+    async def _leave_place(self, row: InodeRow, source: Location, aside: Location) -> None:
+        """Two directories swapped names: one gives its place up, so that it is never the place of
+        both, with what is in one of them taken for the other's. Its items stay where they are
+        until it has a place again; its marker goes after them, or to a directory that comes."""
+        await self._push_down(row, source)
         with self._store.transaction():
-            current = inodes.get(self._store, row.id)
-            if row.base is not None:
-                self._promise.delete_later(row.id, source, row.base, is_dir=True)
-            if current is None or current.nlink == 0:
-                self._promise.delete_later(row.id, target, item.version, is_dir=True)
-            else:
-                self._promise.settle(current, target, item, now)
+            self._promise.delete_later(row.id, source, row.base, is_dir=True)
+            inodes.set_base(
+                self._store, row.id, None, in_cloud=True, item_id=None, remote_key=aside.key
+            )
             self._tree.forget_dir_keys()
 
     # -- attributes and deletion ---------------------------------------------------------

@@ -68,9 +68,9 @@ class Ordering:
                 return ino
         if intent.is_dir:
             return (
-                journal.delete_before(self._store, key, intent.seq)
+                journal.delete_below(self._store, key)
                 or self._busy_below(key)
-                or inodes.owner_below(self._store, key)
+                or self._inhabitant(key)
             )
         successor = self._tree.file_for_key(key)
         if successor is not None and (
@@ -80,6 +80,13 @@ class Ordering:
             # It will take the key over in one conditional step, which keeps the history.
             return successor.id
         return self._reader_of(key)
+
+    def _inhabitant(self, prefix: str) -> InodeId | None:
+        """Who has to leave a directory before it goes. Where that is but a marker, what somebody
+        else has put there since may stay."""
+        if self._capable.move_tree:
+            return inodes.owner_below(self._store, prefix)
+        return inodes.mover_below(self._store, prefix)
 
     def is_needed_by_reader(self, key: str) -> bool:
         """An unlinked file that is open and not wholly here keeps its object for now."""

@@ -96,6 +96,17 @@ class Promise:
                 return owner
         return None
 
+    def in_the_way(self, key: str) -> InodeRow | None:
+        """As ``owner``, and also who left the key and still has something below it."""
+        owner = self.owner(key)
+        if owner is not None:
+            return owner
+        for taken in (key, _other_kind(key)):
+            left = journal.delete_at(self.store, taken)
+            if left is not None and self.ordering.is_pending(left.inode, IntentKind.MOVE):
+                return inodes.get(self.store, left.inode)
+        return None
+
     def works_on(self, ino: InodeId, *keys: str) -> None:
         """Note what is being changed, for the order of others and for running listings.
 

@@ -15,7 +15,8 @@ Confirm = Callable[[], Awaitable[bool]]
 """Asked once the content to commit is fixed, right before the point of no return."""
 
 Landed = Callable[[Span], None]
-"""Told that these bytes are in the file now; spans come in ascending order."""
+"""Told that these bytes are in the file now; spans come in ascending order. Called on the
+loop's thread only."""
 
 SaveResume = Callable[[str], None]
 """Given the state of a resumable upload (opaque, JSON) each time it grew."""

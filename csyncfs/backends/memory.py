@@ -410,7 +410,8 @@ class MemoryBackend:
     ) -> Item:
         key = location.key
         await self._step("set_attributes", key)
-        self._found(key, kind)
+        if self._found(key, kind).version is None:
+            raise VersionMismatch(key, None)
         item = await self._write("set_attributes", key, self.store.read(key), writing, expect)
         await self._step("set_attributes:done", key)
         return item

@@ -128,9 +128,20 @@ def by_remote_key(store: Store, key: str) -> InodeRow | None:
 
 
 def owner_below(store: Store, prefix: str) -> InodeId | None:
-    """Some inode that explicitly owns a key below this prefix."""
+    """Some inode with a name that explicitly owns a key below this prefix."""
     row = store.one(
-        "SELECT id FROM inode WHERE remote_key >= ? AND remote_key < ? AND in_cloud = 1 LIMIT 1",
+        "SELECT id FROM inode WHERE remote_key >= ? AND remote_key < ? AND in_cloud = 1 "
+        "AND nlink > 0 LIMIT 1",
+        (key_to_db(prefix), key_after(prefix)),
+    )
+    return row[0] if row else None
+
+
+def mover_below(store: Store, prefix: str) -> InodeId | None:
+    """Some inode with a key below this prefix that is to be moved elsewhere."""
+    row = store.one(
+        "SELECT i.id FROM inode i JOIN intent t ON t.inode = i.id AND t.kind = 'move' "
+        "WHERE i.remote_key >= ? AND i.remote_key < ? AND i.in_cloud = 1 LIMIT 1",
         (key_to_db(prefix), key_after(prefix)),
     )
     return row[0] if row else None

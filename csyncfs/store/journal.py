@@ -175,11 +175,11 @@ def deletes_below(store: Store, prefix: str) -> bool:
     return row is not None
 
 
-def delete_before(store: Store, prefix: str, seq: Seq) -> InodeId | None:
-    """The inode of an older DELETE that is pending below this prefix."""
+def delete_below(store: Store, prefix: str) -> InodeId | None:
+    """The inode of a DELETE that is pending below this prefix."""
     row = store.one(
-        "SELECT inode FROM intent WHERE key > ? AND key < ? AND seq < ? LIMIT 1",
-        (key_to_db(prefix), key_after(prefix), seq),
+        "SELECT inode FROM intent WHERE key > ? AND key < ? LIMIT 1",
+        (key_to_db(prefix), key_after(prefix)),
     )
     return row[0] if row else None
 

@@ -2,10 +2,7 @@
 
 Keeps one child running. When it dies, what ran in it fails as "try again" and the next
 child takes over, connected as the last one was; a mount notices "offline" at worst. No
-SDK, no secret and no content byte enters this process.
-
-Measured with ``head`` on the memory backend behind its guard (2 cores, Python 3.11): one
-call at a time p50 0.3 ms, 64 at a time 12,000 a second for 40 us each of this process.
+SDK and no secret enters this process, and of content only what is small and to be sent.
 """
 
 import logging

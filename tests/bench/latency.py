@@ -1,9 +1,10 @@
 """How long create+write+close takes a program while csyncfs uploads.
 
 Three situations in turns: idle; csyncfs itself uploads many small files flat out; csyncfs is
-idle and an independent program uploads as many to the same server. The third tells what the
-machine's load alone costs, with the server on the same few CPUs: what csyncfs adds is the
-difference between the second and the third.
+idle and an independent program uploads as many a second to the same server. The third tells
+what the machine's load alone costs, with the server on the same few CPUs, which in real life
+it is not: what csyncfs adds is the difference between the second and the third, and that is
+what counts.
 """
 
 import os
@@ -46,13 +47,11 @@ class Latencies:
 
     @property
     def is_met(self) -> bool:
-        """Whether uploading costs a program no more than demanded."""
-        p50, p99 = self._times_idle(self.uploading)
-        return p50 <= _P50_LIMIT and p99 <= _P99_LIMIT
+        """Whether uploading costs a program no more than demanded, beside the machine's load."""
+        return _keeps_limits(_ratios(self.uploading, self.busy_machine))
 
     def _times_idle(self, samples: list[float]) -> tuple[float, float]:
-        (p50, p99), (idle_p50, idle_p99) = _percentiles(samples), _percentiles(self.idle)
-        return p50 / idle_p50, p99 / idle_p99
+        return _ratios(samples, self.idle)
 
     def _situations(self) -> dict[str, list[float]]:
         return {
@@ -72,9 +71,14 @@ class Latencies:
                 f"| {title} | {len(samples)} | {p50 * 1e3:.2f} | {p99 * 1e3:.2f} "
                 f"| {x50:.2f} | {x99:.2f} |"
             )
-        verdict = "met" if self.is_met else "MISSED"
-        demand = f"p50 <= {_P50_LIMIT} x idle, p99 <= {_P99_LIMIT} x idle"
-        return "\n".join(rows) + f"\n\nDemand while csyncfs uploads: {demand}: {verdict}."
+        lines = [
+            _verdict("idle, the machine idle as well", _ratios(self.uploading, self.idle)),
+            _verdict(
+                "idle, another program uploads as much",
+                _ratios(self.uploading, self.busy_machine),
+            ),
+        ]
+        return "\n".join([*rows, "", *lines])
 
     def as_json(self) -> dict[str, Any]:
         names = {"idle": self.idle, "uploading": self.uploading, "busy_machine": self.busy_machine}
@@ -88,6 +92,24 @@ class Latencies:
             }
             for name, samples in names.items()
         } | {"own_rates": self.own_rates, "other_rates": self.other_rates, "met": self.is_met}
+
+
+def _ratios(samples: list[float], base: list[float]) -> tuple[float, float]:
+    """Of p50 and p99."""
+    (p50, p99), (base_p50, base_p99) = _percentiles(samples), _percentiles(base)
+    return p50 / base_p50, p99 / base_p99
+
+
+def _keeps_limits(ratios: tuple[float, float]) -> bool:
+    return ratios[0] <= _P50_LIMIT and ratios[1] <= _P99_LIMIT
+
+
+def _verdict(base: str, ratios: tuple[float, float]) -> str:
+    verdict = "met" if _keeps_limits(ratios) else "MISSED"
+    return (
+        f"csyncfs uploading against csyncfs {base}: p50 x {ratios[0]:.2f} (<= {_P50_LIMIT}), "
+        f"p99 x {ratios[1]:.2f} (<= {_P99_LIMIT}): {verdict}.  "
+    )
 
 
 def measure(server: S3Server, place: Path, *, scale: int = 1) -> Latencies:
@@ -109,7 +131,7 @@ def measure(server: S3Server, place: Path, *, scale: int = 1) -> Latencies:
             found.idle += _sample(mount, samples)
             with _own_load(mount, round_, files, samples, found.own_rates):
                 found.uploading += _sample(mount, samples)
-            with _other_load(server, files, found.other_rates):
+            with _other_load(server, files, found.own_rates[-1], found.other_rates):
                 found.busy_machine += _sample(mount, samples)
             print(f"latency {round_ + 1}: {found.markdown()}", file=sys.stderr)
         mount.flush()
@@ -152,12 +174,14 @@ def _own_load(
 
 
 @contextmanager
-def _other_load(server: S3Server, files: int, rates: list[float]) -> Generator[None, None, None]:
-    """Another program uploads during the whole block."""
+def _other_load(
+    server: S3Server, files: int, rate: float, rates: list[float]
+) -> Generator[None, None, None]:
+    """Another program uploads during the whole block, so many files a second."""
     process = subprocess.Popen(
         [
             *("setpriv", "--pdeathsig", "KILL", sys.executable, "-m", "tests.bench.uploads"),
-            *(server.endpoint_url, server.make_bucket(), str(files)),
+            *(server.endpoint_url, server.make_bucket(), str(files), str(rate)),
         ],
         cwd=ROOT,
         env={**os.environ, **server.environment()},

@@ -46,9 +46,9 @@ def translate(error: Exception, operation: str) -> CsyncError:
             return _of_sdk(error, operation)
         case OSError() | urllib3.exceptions.HTTPError():
             # Some errors of a broken stream come through the SDK unwrapped.
-            return LostReply(f"{operation}: the connection broke ({type(error).__name__})")
+            return LostReply(f"{_doing(operation)}: the connection broke ({type(error).__name__})")
         case _:
-            return Hold(f"{operation}: {type(error).__name__}")
+            return Hold(f"{_doing(operation)}: {type(error).__name__}")
 
 
 _NEVER_SENT: Final = (
@@ -77,17 +77,32 @@ _CONFIGURATION: Final = (
 )
 
 
+_DOING: Final[Mapping[str, str]] = {
+    "list_objects_v2": "listing",
+    "head_object": "looking",
+    "get_object": "reading",
+    "put_object": "writing",
+    "copy_object": "copying",
+    "delete_object": "deleting",
+    "create_multipart_upload": "writing",
+    "upload_part": "writing",
+    "upload_part_copy": "copying",
+    "complete_multipart_upload": "writing",
+}
+"""What users call the requests."""
+
+
 def _of_sdk(error: sdk.BotoCoreError, operation: str) -> CsyncError:
     name = type(error).__name__
     if isinstance(error, _NEVER_SENT):
-        return Offline(f"{operation}: the S3 endpoint cannot be reached ({name})")
+        return Offline(f"{_doing(operation)}: the S3 endpoint cannot be reached ({name})")
     if isinstance(error, (sdk.HTTPClientError, sdk.IncompleteReadError)):
-        return LostReply(f"{operation}: the connection broke ({name})")
+        return LostReply(f"{_doing(operation)}: the connection broke ({name})")
     if isinstance(error, _CREDENTIALS):
         return AccessDenied(f"no usable AWS credentials were found ({name})")
     if isinstance(error, _CONFIGURATION):
         return ConfigError(f"the AWS configuration is not usable: {error}")
-    return Hold(f"{operation}: {name}")
+    return Hold(f"{_doing(operation)}: {name}")
 
 
 _BY_CODE: Final[Mapping[str, tuple[type[BackendError], str]]] = {
@@ -155,6 +170,10 @@ _BY_STATUS: Final[Mapping[int, tuple[type[BackendError], str]]] = {
 }
 
 
+def _doing(operation: str) -> str:
+    return _DOING.get(operation, operation)
+
+
 def code_of(error: sdk.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
@@ -168,10 +187,10 @@ def _of_reply(error: sdk.ClientError, operation: str) -> CsyncError:
     found = _BY_CODE.get(code_of(error)) or _BY_STATUS.get(status)
     if found is None:
         if status >= 500 or status < 400:
-            return ServerFailed(f"{operation}: the server failed (HTTP {status})")
-        return Hold(f"{operation}: the server refused the request (HTTP {status})")
+            return ServerFailed(f"{_doing(operation)}: the server failed (HTTP {status})")
+        return Hold(f"{_doing(operation)}: the server refused the request (HTTP {status})")
     kind, text = found
-    message = f"{operation}: {text}"
+    message = text if kind is NoSuchStore else f"{_doing(operation)}: {text}"
     if issubclass(kind, Retry):
         return kind(message, _retry_after(error))
     return kind(message)
