@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from csyncfs.backends.s3 import S3Backend
+from csyncfs.backends.s3 import S3Backend, fetching
 from csyncfs.errors import FsError, NotFound, Offline, VersionMismatch
 from csyncfs.types import Location, RemoteVersion, Span
 from tests.backends.conftest import SERVERS
@@ -159,6 +159,20 @@ async def _wait_for_idle_lane(backend: S3Backend) -> None:
     assert wire is not None
     with trio.fail_after(10):
         await wire.fetches.wait_idle()
+
+
+async def test_hanging_up_after_the_last_byte_is_nothing(
+    s3_server: S3Server, bucket: str, tmp_path: Path
+) -> None:
+    version = _upload(s3_server, bucket, b"nine byte")
+    fd = _open(tmp_path / "content")
+    body = s3_server.client().get_object(Bucket=bucket, Key=KEY)["Body"]
+    gate = fetching.Gate(fd, _ignore)
+    gate.receive_from(fetching.hanging_up(body))
+    gate.write(body.read(version.size + 1), 0)  # the connection went back to the pool
+    gate.shut()
+
+    assert os.pread(fd, 100, 0) == b"nine byte"
 
 
 async def test_a_stalled_download_ends_by_itself(

@@ -56,7 +56,8 @@ class Gate:
             self._is_open = False
             hang_up, self._hang_up = self._hang_up, None
         if hang_up is not None:
-            with contextlib.suppress(OSError, ValueError):  # the response has just ended
+            # The response has just ended: urllib3 tells that in any of these ways.
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
                 hang_up()
 
     def finish(self) -> None:
@@ -114,7 +115,7 @@ def _receive(
     reply = wire.call("get_object", **params)
     body = reply.pop("Body")
     try:
-        gate.receive_from(_hang_up(body))
+        gate.receive_from(hanging_up(body))
         _check(reply, span, expect)
         _copy(body, span, gate)
     except BaseException:
@@ -124,7 +125,7 @@ def _receive(
     return reply
 
 
-def _hang_up(body: Any) -> Callable[[], object]:
+def hanging_up(body: Any) -> Callable[[], object]:
     # urllib3's shutdown may be called from another thread than the reader's.
     return getattr(getattr(body, "_raw_stream", None), "shutdown", body.close)
 
