@@ -40,8 +40,7 @@ class Adopter(Arrivals):
         """
         key = item.location.key
         is_dir = item.kind is Kind.DIR
-        _, segment = names.split_key(key, item.kind)
-        shown = names.to_name(segment, utf8_only=not self._tree.policy.raw_names)
+        shown = self._shown(item)
         row = self._tree.lookup(parent, shown.name)
         if row is None or row.is_dir != is_dir or not row.in_cloud or row.remote_key is not None:
             owner = inodes.by_remote_key(self._store, key)
@@ -50,19 +49,47 @@ class Adopter(Arrivals):
                 return None
             if owner is None or owner.nlink == 0:
                 return self._apply_unknown(parent, shown, row, item)
-            if row is None and not self._is_moving(owner):
-                self._show_as(owner, parent, shown)
+            if not self._is_moving(owner):
+                if row is None:
+                    self._show_as(owner, parent, shown)
+                elif row.is_dir and not is_dir:
+                    self._show_beside(owner, parent, item)
             row = owner
         if row.is_dir:
+            if not self._is_promised(row) and self.rebase_dir(row.id, item):
+                row = row._replace(told=0)
             self._learn_attributes(row, item)
             return None
         return self._apply_known(row, item)
 
+    def _is_promised(self, row: InodeRow) -> bool:
+        return row.id in self._table.running or journal.has_any(self._store, row.id)
+
+    def rebase_dir(self, ino: InodeId, item: Item) -> bool:
+        """Directories have no content to lose: the version that is there now becomes the base.
+        False: it was already."""
+        row = inodes.get(self._store, ino)
+        if row is None or row.nlink == 0 or not row.in_cloud or _tag(item) == row.base_tag:
+            return False
+        inodes.set_base(
+            self._store,
+            ino,
+            item.version,
+            in_cloud=True,
+            item_id=item.location.item_id,
+            remote_key=row.remote_key,
+        )
+        inodes.set_told(self._store, ino, False)
+        return True
+
+    def _shown(self, item: Item) -> names.ShownName:
+        _, segment = names.split_key(item.location.key, item.kind)
+        return names.to_name(segment, utf8_only=not self._tree.policy.raw_names)
+
     def learn(self, parent: InodeId, item: Item) -> None:
         """Add an item whose name is not known here, inside ``changes``; leave all others."""
         key = item.location.key
-        _, segment = names.split_key(key, item.kind)
-        shown = names.to_name(segment, utf8_only=not self._tree.policy.raw_names)
+        shown = self._shown(item)
         is_known = self._tree.lookup(parent, shown.name) or inodes.by_remote_key(self._store, key)
         if not is_known:
             self._apply_unknown(parent, shown, None, item)
@@ -80,7 +107,7 @@ class Adopter(Arrivals):
             # Somebody edited what we were about to delete: an edit beats a delete.
             journal.remove(self._store, removed.seq)
         elif is_dir and (
-            inodes.owner_below(self._store, key) or journal.deletes_below(self._store, key)
+            inodes.owner_below(self._store, key) or journal.delete_below(self._store, key)
         ):
             # Only leftovers of our own moves and deletes are below it.
             return None
@@ -96,17 +123,32 @@ class Adopter(Arrivals):
             self._insert(parent, shown.name, item, explicit)
         elif not row.in_cloud:
             return row
+        elif shown.is_exact and row.remote_key is not None and not self._is_moving(row):
+            # Whose name it really is gets it.
+            _, segment = names.split_key(self._tree.location(row).key, Kind.FILE)
+            self._rename_shown(row, parent, self._beside_name(segment, is_free=False))
+            self._insert(parent, shown.name, item, None)
         return None
 
     def _show_as(self, row: InodeRow, parent: InodeId, shown: names.ShownName) -> None:
         """What had to have another name beside it is gone: the item's own name is free."""
+        self._rename_shown(row, parent, shown.name)
+        if shown.is_exact:
+            inodes.set_remote_key(self._store, row.id, None)
+
+    def _show_beside(self, row: InodeRow, parent: InodeId, item: Item) -> None:
+        """A file beside a directory of its name may be called as usual again."""
+        _, segment = names.split_key(item.location.key, item.kind)
+        usual = self._beside_name(segment, is_free=True)
+        if self._tree.lookup(parent, usual) is None:
+            self._rename_shown(row, parent, usual)
+
+    def _rename_shown(self, row: InodeRow, parent: InodeId, name: bytes) -> None:
         for dentry in inodes.names_of(self._store, row.id):
             inodes.unlink(self._store, dentry.parent, dentry.name)
             self._entries.append((dentry.parent, dentry.name))
-        inodes.link(self._store, parent, shown.name, row.id)
-        self._entries.append((parent, shown.name))
-        if shown.is_exact:
-            inodes.set_remote_key(self._store, row.id, None)
+        inodes.link(self._store, parent, name, row.id)
+        self._entries.append((parent, name))
 
     def _apply_known(
         self, row: InodeRow, item: Item, *, is_filling: bool = False
@@ -129,7 +171,9 @@ class Adopter(Arrivals):
         """
         if row.nlink == 0 or (row.id in self._table.running and not is_filling):
             return LocalState.RUNNING
-        if row.dirty and (self._is_moving(row) or self._has_attributes_to_send(row)):
+        if row.dirty and self._is_moving(row):
+            return LocalState.RUNNING
+        if row.dirty and self._has_attributes_to_send(row) and not is_filling:
             return LocalState.RUNNING
         if row.dirty:
             return LocalState.DIRTY if row.in_cloud else LocalState.CREATED
@@ -198,7 +242,7 @@ class Adopter(Arrivals):
         if row is None or row.nlink == 0 or not self._went_with_its_directory(row):
             return
         if inodes.has_children(self._store, ino):
-            self._make_anew(ino)
+            self.make_anew(ino)
             return
         dentry = inodes.names_of(self._store, ino)[0]
         with self.changes():
@@ -207,14 +251,14 @@ class Adopter(Arrivals):
             self._orphan(row, dentry.parent, dentry.name)
         self._forget_orphan(ino)
 
-    def _make_anew(self, ino: InodeId) -> None:
-        """A removed directory in which something was changed here."""
+    def make_anew(self, ino: InodeId) -> None:
+        """A removed directory in which something was changed here, or which was renamed."""
         now = self._clock.now_ns()
         with self.changes():
             inodes.set_base(self._store, ino, None, in_cloud=False, item_id=None, remote_key=None)
-            journal.add(
-                self._store, IntentKind.MKDIR, ino, is_dir=True, not_before_ns=now, now_ns=now
-            )
+            journal.remove_kind(self._store, ino, IntentKind.MOVE)
+            journal.add_now(self._store, IntentKind.MKDIR, ino, now, is_dir=True)
+            self._tree.forget_dir_keys()
 
     async def _remove_gone_entries(
         self, parent: InodeId, entries: list[tuple[int, bytes, InodeRow]]
@@ -292,9 +336,7 @@ class Adopter(Arrivals):
                 inodes.set_dirty(self._store, row.id)
                 for kind in (IntentKind.MOVE, IntentKind.ATTRS):
                     journal.remove_kind(self._store, row.id, kind)
-                journal.add(
-                    self._store, IntentKind.PUT, row.id, is_dir=False, not_before_ns=now, now_ns=now
-                )
+                journal.add_now(self._store, IntentKind.PUT, row.id, now, is_dir=False)
             live.is_dirty = True
             if stat.S_ISREG(row.mode):
                 self._content.keep_all(live)
@@ -334,6 +376,10 @@ class Adopter(Arrivals):
         ``.conflict`` sibling and is uploaded itself. No bytes move."""
         if not self._is_about(row, item):
             return
+        removed = journal.delete_at(self._store, item.location.key)
+        if removed is not None and _tag(item) == removed.expect_tag:
+            # Removed here while somebody was asked what it is: ours will take its place.
+            return
         now = self._clock.now_ns()
         dentry = inodes.names_of(self._store, row.id)[0]
         parent, name = dentry.parent, dentry.name
@@ -343,6 +389,9 @@ class Adopter(Arrivals):
             inodes.unlink(self._store, parent, name)
             inodes.link(self._store, parent, aside, row.id)
             self._cut_lineage(row, item, now)
+            if removed is not None:
+                # An edit beats a delete.
+                journal.remove(self._store, removed.seq)
             original = self._take_name(parent, name, item)
             self._entries.append((parent, aside))
             if row.is_dir:
@@ -374,15 +423,14 @@ class Adopter(Arrivals):
     def _take_name(self, parent: InodeId, name: bytes, item: Item) -> InodeId:
         """The cloud's version gets the name that was ours."""
         key = item.location.key
-        _, segment = names.split_key(key, item.kind)
-        shown = names.to_name(segment, utf8_only=not self._tree.policy.raw_names)
+        shown = self._shown(item)
         known = self._tree.lookup(parent, shown.name)
         if item.kind is Kind.DIR and known is not None and known.is_dir:
             # Ours was shown beside it already.
             return known.id
         is_exact = self._tree.child_key(parent, name, is_dir=item.kind is Kind.DIR) == key
         owner = inodes.by_remote_key(self._store, key)
-        if owner is None or self._is_moving(owner):
+        if owner is None or owner.nlink == 0 or self._is_moving(owner):
             return self._insert(parent, name, item, None if is_exact else key)
         self._show_as(owner, parent, names.ShownName(name, is_exact))
         return owner.id
@@ -399,7 +447,7 @@ class Adopter(Arrivals):
             base, remote_key = item.version, item.location.key
         self._rebase(row, base, remote_key)
         kind = IntentKind.MKDIR if row.is_dir else IntentKind.PUT
-        journal.add(self._store, kind, row.id, is_dir=row.is_dir, not_before_ns=now, now_ns=now)
+        journal.add_now(self._store, kind, row.id, now, is_dir=row.is_dir)
 
     def _rebase(self, row: InodeRow, base: RemoteVersion | None, remote_key: str | None) -> None:
         """Another version, or none, is below the edits of an inode that is not in the cloud."""
@@ -432,6 +480,9 @@ class Adopter(Arrivals):
             return
         if not row.in_cloud:
             await self._look_for_holes(row, item)
+        elif item is not None and row.dirty and self._is_moving(row):
+            if _tag(item) != row.base_tag:
+                self.part(row, item)
         elif item is not None:
             with self.changes():
                 both = self._apply_known(row, item, is_filling=bool(row.dirty))

@@ -166,17 +166,29 @@ class Arrivals:
     def _insert_beside(self, parent: InodeId, shown: names.ShownName, item: Item) -> None:
         """A file object beside a directory of the same name: the directory keeps the name."""
         _, segment = names.split_key(item.location.key, item.kind)
-        beside = names.beside_dir(segment, utf8_only=not self._tree.policy.raw_names)
-        if self._tree.lookup(parent, beside.name) is None:
-            self._insert(parent, beside.name, item, item.location.key)
+        for is_free in (True, False):
+            name = self._beside_name(segment, is_free=is_free)
+            if self._tree.lookup(parent, name) is None:
+                self._insert(parent, name, item, item.location.key)
+                return
+
+    def _beside_name(self, segment: str, *, is_free: bool) -> bytes:
+        """What a file is called whose name a directory has; if something really has that name,
+        something that nothing has."""
+        utf8_only = not self._tree.policy.raw_names
+        if is_free:
+            return names.beside_dir(segment, utf8_only=utf8_only).name
+        return names.hashed_name(f"{segment}/", utf8_only=utf8_only).name
 
     def _make_way(self, parent: InodeId, shown: names.ShownName, row: InodeRow) -> None:
         """A directory appeared where a file has the name."""
         now = self._clock.now_ns()
-        if row.in_cloud and row.remote_key is None:
+        if row.in_cloud and not self._is_moving(row):
             key = self._tree.location(row).key
             _, segment = names.split_key(key, Kind.FILE)
-            new = names.beside_dir(segment, utf8_only=not self._tree.policy.raw_names).name
+            new = self._beside_name(segment, is_free=True)
+            if self._tree.lookup(parent, new) is not None:
+                new = self._beside_name(segment, is_free=False)
             inodes.set_remote_key(self._store, row.id, key)
         else:
             new = self._free_conflict_name(parent, shown.name, now)

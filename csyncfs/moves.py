@@ -8,7 +8,7 @@ import trio
 from csyncfs.adopt import Adopter
 from csyncfs.backends.base import Writing
 from csyncfs.errors import NotFound, Retry, VersionMismatch
-from csyncfs.ordering import Capable
+from csyncfs.ordering import ASIDE, Capable
 from csyncfs.promise import NotYet, Promise
 from csyncfs.store import inodes, journal
 from csyncfs.store.inodes import InodeRow
@@ -19,8 +19,6 @@ log = logging.getLogger(__name__)
 
 # Children that get a MOVE of their own in one transaction (about 10 ms of the loop).
 _PUSH_DOWN = 200
-# Where one of two items that swapped names waits while the other passes.
-_ASIDE = f"{RESERVED_DIR}moving/"
 
 
 class Moves:
@@ -40,14 +38,16 @@ class Moves:
         """Bring the item to where the name says; conditional on both ends."""
         source = self._tree.location(row)
         target = self._tree.target(row)
+        if await self._was_aside(intent, row, source, Kind.FILE):
+            return
         if source.key == target.key or not row.in_cloud or row.base is None:
-            with self._store.transaction():
-                self._tree.settle_place(row.id, self._promise.clock.now_ns())
+            self._stay(intent, row, source)
             return
         try:
+            self._need_parents(row.id)
             expect, absorbed, target = self._promise.claim(row.id, target)
         except NotYet:
-            if not self._is_cycle(row.id, target.key):
+            if not self._promise.ordering.is_cycle(row.id):
                 raise
             await self._step_aside(intent, row, source)
             return
@@ -86,7 +86,7 @@ class Moves:
                 journal.remove(self._store, absorbed.seq)
             if not self._capable.move_file:
                 self._promise.delete_later(row.id, source, base, is_dir=False)
-            self._forget_aside(intent, source, now)
+            self._forget_aside(intent, source)
             self._moved(row.id, target, item, now)
             if not self._capable.move_file and row.nlink:
                 self._promise.recheck_attributes(row.id, writing, now)
@@ -110,29 +110,19 @@ class Moves:
             journal.start_put(self._store, intent.seq, put_id, 0)
         return put_id
 
-    def _is_cycle(self, ino: InodeId, key: str) -> bool:
-        """Whether the owner of the key, following who waits for whom, waits for this inode."""
-        seen: set[InodeId] = set()
-        while True:
-            owner = self._promise.in_the_way(key)
-            if owner is None or owner.id in seen:
-                return False
-            if owner.id == ino:
-                return True
-            seen.add(owner.id)
-            if not inodes.names_of(self._store, owner.id):
-                return False
-            key = self._tree.target(owner).key
+    def _need_parents(self, ino: InodeId) -> None:
+        if self._promise.ordering.pending_ancestor(ino) is not None:
+            raise NotYet("the directory it goes into has to come first")
 
     async def _step_aside(self, intent: Intent, row: InodeRow, source: Location) -> None:
         """Two files swapped names: one waits outside while the other passes."""
-        if source.key.startswith(_ASIDE):
+        if source.key.startswith(ASIDE):
             raise NotYet("the other one has to pass first")
         base = row.base
         assert base is not None
         # The same place at every try: what a lost reply left there is found again.
         put_id = self._put_id(intent)
-        aside = Location(_ASIDE + put_id)
+        aside = Location(ASIDE + put_id)
         with self._store.transaction():
             journal.save_resume(self._store, intent.seq, aside.key)
         await self._make_aside_parents()
@@ -154,31 +144,54 @@ class Moves:
                 self._promise.delete_later(row.id, source, base, is_dir=False)
             self._moved(row.id, aside, item, self._promise.clock.now_ns())
 
-    def _forget_aside(self, intent: Intent, source: Location, now: int) -> None:
-        """A crash may have left a copy outside that is not needed any more."""
+    def _stay(self, intent: Intent, row: InodeRow, source: Location) -> None:
+        """The name says that the item is where it was."""
+        with self._store.transaction():
+            self._forget_aside(intent, source)
+            self._tree.settle_place(row.id, self._promise.clock.now_ns())
+
+    async def _was_aside(self, intent: Intent, row: InodeRow, source: Location, kind: Kind) -> bool:
+        """Whether an earlier try, whose reply was lost, left the item outside: then that is
+        where it goes on from."""
+        aside = self._aside_of(intent, source) if row.in_cloud else None
+        if aside is None or not (
+            self._capable.move_tree if kind is Kind.DIR else self._capable.move_file
+        ):
+            return False
+        item = await self._promise.head(aside, kind)
+        if item is None:
+            return False
+        if kind is Kind.DIR:
+            self._tree_moved(row, source, aside, item)
+            return True
+        with self._store.transaction():
+            self._moved(row.id, aside, item, self._promise.clock.now_ns())
+        return True
+
+    def _aside_of(self, intent: Intent, source: Location) -> Location | None:
+        """Where an earlier try wanted to let the item wait, if it is not known to be there."""
         started = journal.get(self._store, intent.seq)
         if started is None or started.resume is None or started.resume == source.key:
-            return
-        journal.add_delete(
-            self._store,
-            intent.inode,
-            Location(started.resume),
-            None,
-            is_dir=False,
-            not_before_ns=now,
-            now_ns=now,
-        )
+            return None
+        return Location(started.resume)
+
+    def _forget_aside(self, intent: Intent, source: Location) -> None:
+        """A crash may have left a copy outside that is not needed any more."""
+        aside = self._aside_of(intent, source)
+        if aside is not None and not aside.key.endswith("/"):
+            self._promise.delete_later(intent.inode, aside, None, is_dir=False)
+        journal.save_resume(self._store, intent.seq, None)
 
     async def _moved_before(self, row: InodeRow, target: Location) -> Item | None:
         """What an earlier try, whose reply was lost, brought to the target already."""
         item = await self._promise.head(target, Kind.FILE)
-        if item is None or item.version is None or target.key.startswith(_ASIDE):
+        if item is None or item.version is None or target.key.startswith(ASIDE):
             return item
         return item if self._capable.move_file and item.version.tag == row.base_tag else None
 
     async def _make_aside_parents(self) -> None:
         if self._tree.policy.real_dirs:
-            for key in (RESERVED_DIR, _ASIDE):
+            for key in (RESERVED_DIR, ASIDE):
                 writing = Writing(Attributes(), uuid.uuid4().hex, self._promise.device)
                 await self._backend.make_dir(Location(key), writing)
 
@@ -192,6 +205,8 @@ class Moves:
             self._source_gone(current)
             return
         if item.version is not None and row.base is not None and item.version.tag == row.base.tag:
+            # Perhaps the directory it goes into is not there: a look at that makes it anew.
+            self._promise.look_at_parent(row.id)
             raise Retry("the store refused a version that it still has")
         if current.dirty:
             self._adopter.part(current, item)
@@ -238,8 +253,7 @@ class Moves:
         """A marker, or a real directory where the store has them."""
         target = self._tree.location(row) if row.in_cloud else self._tree.target(row)
         self._promise.must_be_free(row.id, target.key)
-        if journal.delete_at(self._store, target.key) is not None:
-            raise NotYet("an older directory of that name has to go first")
+        was_kept = self._keep_removed(row.id, target.key)
         writing = self._promise.writing(row, uuid.uuid4().hex)
         self._promise.works_on(row.id, target.key)
         try:
@@ -263,35 +277,58 @@ class Moves:
             if item.put_id != writing.put_id:
                 # It was there already, and may have children that nobody here knows.
                 inodes.set_listed(self._store, row.id, None)
+                if was_kept:
+                    self._send_attributes(row.id, now)
             self._promise.recheck_attributes(row.id, writing, now)
+
+    def _keep_removed(self, ino: InodeId, key: str) -> bool:
+        """A directory of that name was removed here, but not there yet: it stays, and is the
+        new one. What was in it goes by its own promises."""
+        removed = journal.delete_at(self._store, key)
+        if removed is None:
+            return False
+        if self._is_other_running(removed.inode, ino):
+            raise NotYet("an older directory of that name is just being removed")
+        with self._store.transaction():
+            journal.remove(self._store, removed.seq)
+        return True
+
+    def _send_attributes(self, ino: InodeId, now: int) -> None:
+        """The item was made by somebody else, or for another inode."""
+        if self._tree.policy.keeps_attributes:
+            journal.add_now(self._store, IntentKind.ATTRS, ino, now, is_dir=True)
 
     async def move_dir(self, intent: Intent, row: InodeRow) -> None:
         source, target = self._tree.location(row), self._tree.target(row)
+        if await self._was_aside(intent, row, source, Kind.DIR):
+            return
         if source.key == target.key or not row.in_cloud:
-            with self._store.transaction():
-                self._tree.settle_place(row.id, self._promise.clock.now_ns())
+            self._stay(intent, row, source)
             return
         try:
-            left = self._claim_dir(target)
+            self._need_parents(row.id)
+            left = self._claim_dir(row.id, target)
             self._promise.must_be_free(row.id, target.key)
         except NotYet:
-            if not self._is_cycle(row.id, target.key):
+            if not self._promise.ordering.is_cycle(row.id):
                 raise
-            if source.key.startswith(_ASIDE):
+            if source.key.startswith(ASIDE):
                 raise NotYet("the other one has to pass first") from None
-            aside = Location(f"{_ASIDE}{self._put_id(intent)}/")
+            aside = Location(f"{ASIDE}{self._put_id(intent)}/")
             if self._capable.move_tree:
+                with self._store.transaction():
+                    journal.save_resume(self._store, intent.seq, aside.key)
                 await self._make_aside_parents()
-                await self._move_tree(row, source, aside)
+                await self._move_tree(intent, row, source, aside)
             else:
                 await self._leave_place(row, source, aside)
             return
         if self._capable.move_tree:
-            await self._move_tree(row, source, target)
+            await self._move_tree(intent, row, source, target)
         else:
-            await self._move_children(intent, row, source, target, left)
+            await self._move_children(row, source, target, left)
 
-    def _claim_dir(self, target: Location) -> Intent | None:
+    def _claim_dir(self, ino: InodeId, target: Location) -> Intent | None:
         """The pending DELETE of a marker that the new directory takes over: that of a directory
         which left, but not yet with all that is in it. One that was removed has to go first."""
         left = journal.delete_at(self._store, target.key)
@@ -299,11 +336,16 @@ class Moves:
             return None
         owner = inodes.get(self._store, left.inode)
         is_there = owner is not None and owner.is_dir and owner.nlink > 0
-        if self._capable.move_tree or not is_there or left.inode in self._promise.table.running:
+        if self._capable.move_tree or not is_there or self._is_other_running(left.inode, ino):
             raise NotYet("an older directory of that name has to go first")
         return left
 
-    async def _move_tree(self, row: InodeRow, source: Location, target: Location) -> None:
+    def _is_other_running(self, other: InodeId, ino: InodeId) -> bool:
+        return other != ino and other in self._promise.table.running
+
+    async def _move_tree(
+        self, intent: Intent, row: InodeRow, source: Location, target: Location
+    ) -> None:
         if not self._promise.ordering.can_move_tree(row.id, source.key, target.key):
             raise NotYet("something below is on its way")
         self._promise.ordering.moving_trees[row.id] = (source.key, target.key)
@@ -313,17 +355,20 @@ class Moves:
         except NotFound:
             # Either somebody removed it, or an earlier try did it and the reply was lost.
             moved = await self._promise.head(target, Kind.DIR)
-            if moved is None:
-                self._recreate_dir(row)
+            if moved is None or moved.version is None or moved.version.tag != row.base_tag:
+                # Renamed here, removed there: its files stay as they stand.
+                self._adopter.make_anew(row.id)
                 return
             item = moved
         except VersionMismatch as exc:
-            item = exc.current or await self._promise.head(target, Kind.DIR)
-            current = inodes.get(self._store, row.id)
-            if item is None or current is None or current.nlink == 0:
-                raise Retry("the store refused to move the directory") from exc
-            self._adopter.set_aside(current, item)
+            await self._move_tree_refused(row, source, target, exc)
             return
+        if not target.key.startswith(ASIDE):
+            with self._store.transaction():
+                self._forget_aside(intent, source)
+        self._tree_moved(row, source, target, item)
+
+    def _tree_moved(self, row: InodeRow, source: Location, target: Location, item: Item) -> None:
         now = self._promise.clock.now_ns()
         with self._store.transaction():
             inodes.rebase_keys(self._store, source.key, target.key)
@@ -335,27 +380,24 @@ class Moves:
                 self._promise.settle(current, target, item, now)
             self._tree.forget_dir_keys()
 
-    def _recreate_dir(self, row: InodeRow) -> None:
-        """Renamed here, removed there: the directory is made anew, its files as they stand."""
-        now = self._promise.clock.now_ns()
+    async def _move_tree_refused(
+        self, row: InodeRow, source: Location, target: Location, exc: VersionMismatch
+    ) -> None:
+        """Somebody has put something at the target, or given the directory other attributes."""
+        item = exc.current or await self._promise.head(target, Kind.DIR)
+        current = inodes.get(self._store, row.id)
+        if current is None or current.nlink == 0 or current.remote_key != row.remote_key:
+            raise Retry("the store refused to move the directory") from exc
+        if item is not None and item.location.key != source.key:
+            self._adopter.set_aside(current, item)
+            return
+        item = await self._promise.head(source, Kind.DIR)
         with self._store.transaction():
-            inodes.set_base(
-                self._store, row.id, None, in_cloud=False, item_id=None, remote_key=None
-            )
-            journal.remove_kind(self._store, row.id, IntentKind.MOVE)
-            journal.add(
-                self._store,
-                IntentKind.MKDIR,
-                row.id,
-                is_dir=True,
-                not_before_ns=now,
-                now_ns=now,
-            )
-            self._tree.forget_dir_keys()
+            if item is None or not self._adopter.rebase_dir(row.id, item):
+                raise Retry("the store refused to move the directory") from exc
 
     async def _move_children(
         self,
-        intent: Intent,
         row: InodeRow,
         source: Location,
         target: Location,
@@ -365,7 +407,7 @@ class Moves:
         consistent state, so it goes on from wherever a crash left it."""
         await self._push_down(row, source)
         if left is not None:
-            if left.inode in self._promise.table.running:
+            if self._is_other_running(left.inode, row.id):
                 raise NotYet("an older directory of that name has to go first")
             with self._store.transaction():
                 journal.remove(self._store, left.seq)
@@ -381,16 +423,8 @@ class Moves:
                 self._promise.delete_later(row.id, target, item.version, is_dir=True)
             else:
                 self._promise.settle(current, target, item, now)
-                if item.put_id != writing.put_id and self._tree.policy.keeps_attributes:
-                    # The marker of the one that left says how that one was.
-                    journal.add(
-                        self._store,
-                        IntentKind.ATTRS,
-                        row.id,
-                        is_dir=True,
-                        not_before_ns=now,
-                        now_ns=now,
-                    )
+                if item.put_id != writing.put_id:
+                    self._send_attributes(row.id, now)
             self._tree.forget_dir_keys()
 
     async def _push_down(self, row: InodeRow, source: Location) -> None:
@@ -404,16 +438,10 @@ class Moves:
             with self._store.transaction():
                 children = inodes.children_in_place(self._store, row.id, _PUSH_DOWN)
                 now = self._promise.clock.now_ns()
-                for _name, child in children:
-                    inodes.set_remote_key(self._store, child.id, self._tree.location(child).key)
-                    journal.add(
-                        self._store,
-                        IntentKind.MOVE,
-                        child.id,
-                        is_dir=child.is_dir,
-                        not_before_ns=now,
-                        now_ns=now,
-                    )
+                for _, child in children:
+                    ino, is_dir = child.id, bool(child.is_dir)
+                    inodes.set_remote_key(self._store, ino, self._tree.location(child).key)
+                    journal.add_now(self._store, IntentKind.MOVE, ino, now, is_dir=is_dir)
             if not children:
                 break
             await trio.lowlevel.checkpoint()

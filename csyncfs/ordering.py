@@ -12,7 +12,10 @@ from csyncfs.store.db import Store
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import Intent, IntentKind
 from csyncfs.tree import Tree
-from csyncfs.types import ROOT, InodeId
+from csyncfs.types import RESERVED_DIR, ROOT, InodeId
+
+# Where an item waits that has to make room for another one.
+ASIDE = f"{RESERVED_DIR}moving/"
 
 
 class Capable(Protocol):
@@ -44,8 +47,65 @@ class Ordering:
         row = inodes.get(self._store, intent.inode)
         if row is None or row.nlink == 0:
             return None
-        ancestor = self._pending_ancestor(row.id)
-        return row.id if ancestor is None and self._has_to_wait(intent, row) else ancestor
+        waits_for = self.pending_ancestor(row.id)
+        if waits_for is None and self._has_to_wait(intent, row):
+            waits_for = row.id
+        if waits_for is not None and intent.kind == IntentKind.MOVE and self._can_step_aside(row):
+            return None
+        return waits_for
+
+    def _can_step_aside(self, row: InodeRow) -> bool:
+        """Whether the inode has to make room for what it waits for itself."""
+        is_aside = row.remote_key is None or row.remote_key.startswith(ASIDE)
+        return bool(row.in_cloud) and not is_aside and self.is_cycle(row.id)
+
+    def is_cycle(self, ino: InodeId) -> bool:
+        """Whether the inode waits for itself, following who waits for whom."""
+        seen: set[InodeId] = set()
+        node = self._waits_for(ino)
+        while node is not None and node not in seen:
+            if node == ino:
+                return True
+            seen.add(node)
+            node = self._waits_for(node)
+        return False
+
+    def _waits_for(self, ino: InodeId) -> InodeId | None:
+        """Which inode has to get to its place first: a directory above, or the one whose item
+        has the key."""
+        row = inodes.get(self._store, ino)
+        if row is None or not inodes.names_of(self._store, ino):
+            return None
+        above = self.pending_ancestor(ino)
+        if above is not None:
+            return above
+        owner = self.in_the_way(self._tree.target(row).key, ino)
+        return None if owner is None else owner.id
+
+    def owner(self, key: str) -> InodeRow | None:
+        """Whose item is in the way at this key until its MOVE is done."""
+        for taken in (key, other_kind(key)):
+            owner = inodes.by_remote_key(self._store, taken)
+            if owner is not None and self.is_pending(owner.id, IntentKind.MOVE):
+                return owner
+        return None
+
+    def in_the_way(self, key: str, ino: InodeId) -> InodeRow | None:
+        """As ``owner``, of another inode; also who left the key, and who still has to leave a
+        directory there that goes."""
+        owner = self.owner(key)
+        if owner is not None and owner.id != ino:
+            return owner
+        for taken in (key, other_kind(key)):
+            left = journal.delete_at(self._store, taken)
+            if left is None or left.inode == ino:
+                continue
+            waits_for = left.inode
+            if not self.is_pending(left.inode, IntentKind.MOVE):
+                waits_for = self._inhabitant(taken) if left.is_dir else None
+            if waits_for is not None:
+                return inodes.get(self._store, waits_for)
+        return None
 
     def _has_to_wait(self, intent: Intent, row: InodeRow) -> bool:
         """Whether another promise about the same inode comes first."""
@@ -73,11 +133,16 @@ class Ordering:
                 or self._inhabitant(key)
             )
         successor = self._tree.file_for_key(key)
-        if successor is not None and (
-            self.is_pending(successor.id, IntentKind.PUT)
-            or self.is_pending(successor.id, IntentKind.MOVE)
+        if (
+            successor is not None
+            and (
+                self.is_pending(successor.id, IntentKind.PUT)
+                or self.is_pending(successor.id, IntentKind.MOVE)
+            )
+            and self.pending_ancestor(successor.id) is None
         ):
-            # It will take the key over in one conditional step, which keeps the history.
+            # It will take the key over in one conditional step, which keeps the history. Not
+            # while its directory waits to come: that may wait for this very DELETE.
             return successor.id
         return self._reader_of(key)
 
@@ -104,7 +169,8 @@ class Ordering:
                 return live.ino
         return None
 
-    def _pending_ancestor(self, ino: InodeId) -> InodeId | None:
+    def pending_ancestor(self, ino: InodeId) -> InodeId | None:
+        """The nearest directory above the inode that still has to be made or moved."""
         while ino != ROOT:
             found = inodes.names_of(self._store, ino)
             if not found:
@@ -142,3 +208,9 @@ class Ordering:
             if other != ino and any(key.startswith((source, target)) for key in keys):
                 return False
         return True
+
+
+def other_kind(key: str) -> str:
+    """Where a directory of the file's name would be, or a file of the directory's. Most stores,
+    servers of S3 among them, keep a tree inside and have one thing under one name."""
+    return key[:-1] if key.endswith("/") else f"{key}/"

@@ -27,8 +27,7 @@ from csyncfs.types import ROOT, InodeId, Item, Kind, Page
 log = logging.getLogger(__name__)
 
 _NS = 1_000_000_000
-# Names applied in one transaction: about 5 ms of the loop when all are new.
-# Each batch holds the loop, and so every program, for about 2 ms.
+# Names applied in one transaction: it holds the loop, and so every program, for about 2 ms.
 _BATCH = 25
 _LISTERS = 4
 _TELLERS = 4

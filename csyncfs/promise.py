@@ -7,7 +7,7 @@ from csyncfs.backends.base import Backend, Writing
 from csyncfs.clock import Clock
 from csyncfs.errors import CsyncError, NotFound
 from csyncfs.inode import InodeTable
-from csyncfs.ordering import Ordering
+from csyncfs.ordering import Ordering, other_kind
 from csyncfs.store import inodes, journal
 from csyncfs.store.db import Store
 from csyncfs.store.inodes import InodeRow
@@ -73,7 +73,8 @@ class Promise:
         absorbed = journal.delete_at(self.store, target.key)
         if absorbed is None:
             return ABSENT, None, target
-        if absorbed.inode in self.table.running or self.ordering.is_needed_by_reader(target.key):
+        is_other_running = absorbed.inode != ino and absorbed.inode in self.table.running
+        if is_other_running or self.ordering.is_needed_by_reader(target.key):
             raise NotYet("the replaced file is still in use")
         if absorbed.expect is None:
             raise NotYet("a directory has to go first")
@@ -82,30 +83,11 @@ class Promise:
     def must_be_free(self, ino: InodeId, key: str) -> None:
         """Raise NotYet while another inode's item, or a directory or file of the same name
         that was removed here, is still at the key in the cloud."""
-        owner = self.owner(key)
+        owner = self.ordering.owner(key)
         if owner is not None and owner.id != ino:
             raise NotYet("the name still belongs to another item in the cloud")
-        if journal.delete_at(self.store, _other_kind(key)):
+        if journal.delete_at(self.store, other_kind(key)):
             raise NotYet("what had the name before has to go first")
-
-    def owner(self, key: str) -> InodeRow | None:
-        """Whose item is in the way at this key until its MOVE is done."""
-        for taken in (key, _other_kind(key)):
-            owner = inodes.by_remote_key(self.store, taken)
-            if owner is not None and self.ordering.is_pending(owner.id, IntentKind.MOVE):
-                return owner
-        return None
-
-    def in_the_way(self, key: str) -> InodeRow | None:
-        """As ``owner``, and also who left the key and still has something below it."""
-        owner = self.owner(key)
-        if owner is not None:
-            return owner
-        for taken in (key, _other_kind(key)):
-            left = journal.delete_at(self.store, taken)
-            if left is not None and self.ordering.is_pending(left.inode, IntentKind.MOVE):
-                return inodes.get(self.store, left.inode)
-        return None
 
     def works_on(self, ino: InodeId, *keys: str) -> None:
         """Note what is being changed, for the order of others and for running listings.
@@ -162,14 +144,7 @@ class Promise:
         if not self.tree.policy.keeps_attributes or self.ordering.is_pending(ino, IntentKind.PUT):
             return
         if self.writing(row, sent.put_id).attributes != sent.attributes:
-            journal.add(
-                self.store,
-                IntentKind.ATTRS,
-                ino,
-                is_dir=row.is_dir,
-                not_before_ns=now,
-                now_ns=now,
-            )
+            journal.add_now(self.store, IntentKind.ATTRS, ino, now, is_dir=row.is_dir)
 
     def look_at_parent(self, ino: InodeId) -> None:
         """List the directory soon that the inode is in."""
@@ -181,9 +156,3 @@ class Promise:
             return await self.backend.head(location, kind)
         except NotFound:
             return None
-
-
-def _other_kind(key: str) -> str:
-    """Where a directory of the file's name would be, or a file of the directory's. Most stores,
-    servers of S3 among them, keep a tree inside and have one thing under one name."""
-    return key[:-1] if key.endswith("/") else f"{key}/"

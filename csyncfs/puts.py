@@ -87,7 +87,9 @@ class Puts:
 
     def _goal(self, row: InodeRow) -> tuple[Expect, Intent | None, Location]:
         """Where to, and which version there has to be."""
-        moves = self._promise.ordering.is_pending(row.id, IntentKind.MOVE)
+        moves = row.remote_key is not None and self._promise.ordering.is_pending(
+            row.id, IntentKind.MOVE
+        )
         if row.in_cloud and row.base is not None and not moves:
             return row.base, None, self._tree.location(row)
         return self._promise.claim(row.id, self._tree.target(row))

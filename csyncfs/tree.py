@@ -265,8 +265,7 @@ class Tree:
         if live is not None:
             live.is_unlinked = True
             live.orphan_location = location
-        for kind in (IntentKind.PUT, IntentKind.MOVE, IntentKind.MKDIR, IntentKind.ATTRS):
-            journal.remove_kind(self._store, row.id, kind)
+        journal.remove_all(self._store, row.id)
         if location is not None:
             journal.add_delete(
                 self._store,
@@ -395,7 +394,7 @@ class Tree:
             journal.remove_kind(self._store, ino, IntentKind.MOVE)
         elif row.remote_key == self.target(row).key:
             inodes.set_remote_key(self._store, ino, None)
-            journal.remove_kind(self._store, ino, IntentKind.MOVE)
+            journal.remove_settled_move(self._store, ino)
         else:
             self._promise(IntentKind.MOVE, ino, now, is_dir=row.is_dir)
 

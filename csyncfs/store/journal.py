@@ -91,6 +91,11 @@ def add(
     )
 
 
+def add_now(store: Store, kind: IntentKind, ino: InodeId, now_ns: int, *, is_dir: bool) -> None:
+    """``add``, due at once."""
+    add(store, kind, ino, is_dir=is_dir, not_before_ns=now_ns, now_ns=now_ns)
+
+
 def add_delete(
     store: Store,
     ino: InodeId,
@@ -166,15 +171,6 @@ def delete_at(store: Store, key: str) -> Intent | None:
     return Intent._make(row) if row else None
 
 
-def deletes_below(store: Store, prefix: str) -> bool:
-    """Whether a DELETE is pending for some key below (or at) this prefix."""
-    row = store.one(
-        "SELECT 1 FROM intent WHERE key >= ? AND key < ? LIMIT 1",
-        (key_to_db(prefix), key_after(prefix)),
-    )
-    return row is not None
-
-
 def delete_below(store: Store, prefix: str) -> InodeId | None:
     """The inode of a DELETE that is pending below this prefix."""
     row = store.one(
@@ -186,6 +182,7 @@ def delete_below(store: Store, prefix: str) -> InodeId | None:
 
 def has_place(store: Store, ino: InodeId) -> bool:
     """Whether a MKDIR or MOVE of this inode is pending."""
+    # As in ``find``: the last term is for the partial index.
     return (
         store.one(
             "SELECT 1 FROM intent WHERE inode = ? AND kind IN ('mkdir', 'move') "
@@ -246,7 +243,7 @@ def start_put(store: Store, seq: Seq, put_id: str, generation: int) -> None:
     )
 
 
-def save_resume(store: Store, seq: Seq, resume: str) -> None:
+def save_resume(store: Store, seq: Seq, resume: str | None) -> None:
     store.run("UPDATE intent SET resume = ? WHERE seq = ?", (resume, seq))
 
 
@@ -271,8 +268,42 @@ def remove(store: Store, seq: Seq) -> None:
 
 def remove_kind(store: Store, ino: InodeId, kind: IntentKind) -> None:
     """Any but a DELETE."""
+    removed = store.all(
+        "DELETE FROM intent WHERE inode = ? AND kind = ? AND kind <> 'delete' "
+        "RETURNING resume, created_ns",
+        (ino, kind.value),
+    )
+    for resume, created_ns in removed if kind is IntentKind.MOVE else ():
+        _clear_aside(store, ino, resume, created_ns)
+
+
+def remove_all(store: Store, ino: InodeId) -> None:
+    """The inode has lost its last name: only DELETEs stay."""
+    removed = store.all(
+        "DELETE FROM intent WHERE inode = ? AND kind <> 'delete' "
+        "RETURNING kind, resume, created_ns",
+        (ino,),
+    )
+    for kind, resume, created_ns in removed:
+        if kind == IntentKind.MOVE:
+            _clear_aside(store, ino, resume, created_ns)
+
+
+def _clear_aside(store: Store, ino: InodeId, resume: str | None, now_ns: int) -> None:
+    """What a MOVE may have left outside has to go."""
+    if resume is not None:
+        is_dir = resume.endswith("/")
+        aside = Location(resume)
+        add_delete(store, ino, aside, None, is_dir=is_dir, not_before_ns=now_ns, now_ns=now_ns)
+
+
+def remove_settled_move(store: Store, ino: InodeId) -> None:
+    """The item is where its name says. A MOVE that may have brought it outside stays to find
+    out."""
     store.run(
-        "DELETE FROM intent WHERE inode = ? AND kind = ? AND kind <> 'delete'", (ino, kind.value)
+        "DELETE FROM intent WHERE inode = ? AND kind = 'move' AND kind <> 'delete' "
+        "AND resume IS NULL",
+        (ino,),
     )
 
 

@@ -26,7 +26,6 @@ from csyncfs.transfer.messages import (
     Copy,
     Delete,
     Failed,
-    Fetch,
     MakeDir,
     Move,
     Ping,
@@ -37,6 +36,7 @@ from csyncfs.transfer.messages import (
     SetAttributes,
     Start,
     ToClient,
+    carries_fd,
     to_client,
 )
 from csyncfs.transfer.messages import Landed as LandedMessage
@@ -258,9 +258,7 @@ class Link:
         if not self._is_dead:
             self._channel.send_nowait(Cancel(call.request.id))
         request = call.request
-        has_fd = isinstance(request, Fetch) or (
-            isinstance(request, Put) and request.content is None
-        )
+        has_fd = carries_fd(request)
         if not has_fd and not isinstance(request, SetAttributes | MakeDir | Copy | Move | Delete):
             return
         with trio.CancelScope(shield=True):

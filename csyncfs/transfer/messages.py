@@ -270,6 +270,11 @@ _PAIRS: Final = 2
 _encoder: Final = Encoder()
 
 
+def carries_fd(request: Request) -> bool:
+    """Whether a descriptor travels with it."""
+    return isinstance(request, Fetch) or (isinstance(request, Put) and request.content is None)
+
+
 def encode(message: Message) -> bytes:
     """The frame of a message."""
     flag = 0

@@ -51,6 +51,7 @@ from csyncfs.transfer.messages import (
     SetAttributes,
     Start,
     ToServer,
+    carries_fd,
     to_server,
 )
 from csyncfs.transfer.progress import Progress
@@ -149,7 +150,7 @@ class Host:
             fd = os.memfd_create("put")
             os.write(fd, request.content)
             return fd
-        return self._channel.take_fd() if isinstance(request, Fetch | Put) else None
+        return self._channel.take_fd() if carries_fd(request) else None
 
     async def _start(self, start: Start) -> None:
         if self._make is None or self._settled.is_set():

@@ -22,3 +22,15 @@ def test_mounts_agree_and_nothing_closed_is_lost(tmp_path: Path, first: int) -> 
     for seed in range(first, first + _AT_ONCE):
         home = tmp_path / str(seed)
         live_once(seed, home, steps=_STEPS, real_dirs=bool(seed & 1), content_tags=bool(seed & 2))
+
+
+# Stories of 60 steps that once ended badly.
+_KEPT = (
+    *(920018, 2100045, 2100049, 2100403, 2100517, 2100693, 2200209, 2200311, 2200321),
+    *(2200409, 2200453, 2200507, 3100194, 3200562, 4100008, 4200052, 4200144),
+)
+
+
+@pytest.mark.parametrize("seed", _KEPT)
+def test_a_story_that_once_ended_badly(tmp_path: Path, seed: int) -> None:
+    live_once(seed, tmp_path, steps=60, real_dirs=bool(seed & 1), content_tags=bool(seed & 2))

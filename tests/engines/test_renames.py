@@ -7,7 +7,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from csyncfs import names
 from csyncfs.backends.memory import MemoryStore
+from csyncfs.errors import Ambiguous
 from tests.support.engines import Machine, agree, is_conflict, machines
 from tests.support.invariants import check_machine
 
@@ -366,3 +368,180 @@ async def test_an_emptied_directory_does_not_vanish(
         await a.show()
         await a.unlink("d/f")
         assert await agree(a, b) == {"d": None}
+
+
+async def test_a_partly_edited_file_is_renamed_while_somebody_replaces_it(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """What was never fetched of the old version is nowhere: it follows the one that won."""
+    bucket.write("f", b"0123456789")
+    async with machines(tmp_path, bucket, "a", "b") as (a, b):
+        await a.look()
+        await a.patch("f", 2, b"of a")
+        await a.rename("f", "g")
+        bucket.write("f", b"ABCDEFGHIJ")
+        assert await agree(a, b) == {"f": b"ABCDEFGHIJ", "g": b"ABof aGHIJ"}
+
+
+@pytest.mark.parametrize("seen", [False, True], ids=["unseen", "seen"])
+@pytest.mark.parametrize("then", ["rename", "remove"])
+async def test_a_directory_that_somebody_gave_another_mode(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock, then: str, *, seen: bool
+) -> None:
+    """It has no content to lose: it is renamed, and once the change was seen here, removed."""
+    bucket.write("d/")
+    async with machines(tmp_path, bucket, "a", "b") as (a, b):
+        assert await a.show() == await b.show() == {"d": None}
+        await b.chmod("d", 0o700)
+        await b.flush()
+        if seen:
+            await a.look()
+        if then == "rename":
+            await a.rename("d", "e")
+            shown = await agree(a, b)
+            if seen or bucket.real_dirs:
+                assert shown == {"e": None}
+                assert ((await a.row("e")).mode & 0o777) == 0o700
+            assert "e" in shown
+        elif seen:
+            await a.rmdir("d")
+            assert await agree(a, b) == {}
+        else:
+            await a.rmdir("d")
+            await agree(a, b)
+
+
+@pytest.mark.parametrize("kind", ["files", "directories"])
+@pytest.mark.parametrize("then", ["go on", "swap back", "remove", "crash"])
+async def test_the_reply_to_a_step_aside_is_lost(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock, kind: str, then: str
+) -> None:
+    """Two names swap, one waits outside; whether it is there has to be found out."""
+    lost = 0
+
+    async def lose(step: str, key: str) -> None:
+        nonlocal lost
+        if step in ("move:done", "copy:done") and not lost:
+            lost += 1
+            raise Ambiguous("the reply was lost")
+
+    x, y = ("x", "y") if kind == "files" else ("x/in", "y/in")
+    bucket.write(x, b"was x")
+    bucket.write(y, b"was y")
+    async with machines(tmp_path, bucket, "a", "b") as (a, b):
+        await a.look()
+        a.on_step = lose
+        await a.exchange("x", "y")
+        with trio.fail_after(60):
+            while not lost:
+                await trio.sleep(0.1)
+        if then == "swap back":
+            await a.exchange("x", "y")
+        elif then == "remove":
+            await a.unlink(x)
+            await a.unlink(y)
+        elif then == "crash":
+            await a.crash()
+            await a.start()
+        shown = await agree(a, b)
+        now = {} if then == "remove" else {x: b"was y", y: b"was x"}
+        if then == "swap back":
+            now = {x: b"was x", y: b"was y"}
+        assert {path: content for path, content in shown.items() if content} == now
+        assert not [key for key in list(bucket.keys()) if "moving/" in key.rstrip("/")[:-1]]
+
+
+async def test_two_items_may_want_the_same_name_beside_a_directory(
+    tmp_path: Path, flat: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """``f`` beside ``f/`` is shown under another name; whose name that really is keeps it."""
+    beside = names.beside_dir("f", utf8_only=True).name.decode()
+    flat.write("f", b"beside")
+    flat.write("f/in", b"in")
+    async with machines(tmp_path, flat, "a") as (a,):
+        assert await a.show() == {"f": None, "f/in": b"in", beside: b"beside"}
+        flat.write(beside, b"exact")
+        shown = await agree(a)
+        assert shown[beside] == b"exact"
+        assert sorted(content or b"" for content in shown.values()) == [
+            *(b"", b"beside", b"exact", b"in"),
+        ]
+
+
+@pytest.mark.parametrize("again", ["mkdir", "mv", "mv and write"])
+@pytest.mark.parametrize("marker", [False, True], ids=["prefix", "marker"])
+async def test_a_directory_is_removed_and_made_again_at_once(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock, again: str, *, marker: bool
+) -> None:
+    """``rm -rf build && make``: all of it before anything has reached the cloud."""
+    if marker or bucket.real_dirs:
+        bucket.write("d/")
+        bucket.write("e/")
+    for key in ("d/f", "d/gone", "e/f"):
+        bucket.write(key, f"old {key}".encode())
+    async with machines(tmp_path, bucket, "a", "b") as (a, b):
+        await a.show()
+        await a.unlink("d/f")
+        await a.unlink("d/gone")
+        await a.rmdir("d")
+        if again == "mkdir":
+            await a.mkdir("d")
+            await a.chmod("d", 0o700)
+        else:
+            await a.rename("e", "d")
+        if again != "mv":
+            await a.write("d/f", b"new")
+        shown = await agree(a, b)
+        if again == "mkdir":
+            assert shown == {"d": None, "d/f": b"new", "e": None, "e/f": b"old e/f"}
+            assert ((await b.row("d")).mode & 0o777) == 0o700
+        else:
+            assert shown == {"d": None, "d/f": b"new" if again != "mv" else b"old e/f"}
+
+
+async def test_a_removed_directory_is_made_again_while_a_reader_needs_what_was_in_it(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """The reader keeps its object; everything else does not wait for it."""
+    bucket.write("d/f", b"x" * (1 << 20))
+    async with machines(tmp_path, bucket, "a", cache_bytes=2 << 20) as (a,):
+        await a.list("d")
+        fh = await a.open("d/f")
+        await a.unlink("d/f")
+        await a.rmdir("d")
+        await a.mkdir("d")
+        await a.write("d/new", b"new")
+        with trio.fail_after(60):
+            while bucket.version("d/new") is None:
+                await trio.sleep(0.5)
+        assert await a.read_handle(fh) == b"x" * (1 << 20)
+        await a.close(fh)
+        shown = await agree(a)
+        assert shown == {"d": None, "d/new": b"new"}
+
+
+@pytest.mark.parametrize("kind", ["directory", "file", "edited file"])
+@pytest.mark.parametrize("new", [True, False], ids=["mkdir", "known"])
+async def test_something_moves_into_a_directory_that_takes_its_name(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock, kind: str, *, new: bool
+) -> None:
+    """``mkdir t; mv x t/x; mv t x``: each waits for the other, until one steps aside."""
+    bucket.write("x/in" if kind == "directory" else "x", b"content")
+    if not new:
+        bucket.write("t/other", b"other")
+    async with machines(tmp_path, bucket, "a", "b") as (a, b):
+        await a.show()
+        if new:
+            await a.mkdir("t")
+        if kind == "edited file":
+            await a.write("x", b"content, edited")
+        await a.rename("x", "t/x")
+        await a.rename("t", "x")
+        content = b"content, edited" if kind == "edited file" else b"content"
+        expected: dict[str, bytes | None] = {"x": None, "x/x": content}
+        if kind == "directory":
+            expected = {"x": None, "x/x": None, "x/x/in": content}
+        if not new:
+            expected["x/other"] = b"other"
+        assert await agree(a, b) == expected
+        assert not [key for key in list(bucket.keys()) if "moving/" in key.rstrip("/")[:-1]]

@@ -501,6 +501,10 @@ def show_bucket(bucket: MemoryStore) -> dict[str, Content_]:
         name = "/".join(parts)
         if is_beside or (bucket.version(f"{name}/") and not key.endswith("/")):
             name = f"{name}％f"  # noqa: RUF001 (what csyncfs.names calls it)
+            if bucket.version(name):
+                *above, last = parts
+                hashed = names.hashed_name(f"{last}/", utf8_only=True).name
+                name = "/".join([*above, os.fsdecode(hashed)])
         shown[name] = None if key.endswith("/") else bucket.read(key)
     return shown
 
