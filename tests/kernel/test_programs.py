@@ -161,6 +161,42 @@ def test_rsync_transfers_nothing_the_second_time(desk: Desk, tmp_path: Path) -> 
     assert not [key for key in desk.names() if "/." in key]
 
 
+_BUILDS = """
+set -e
+for round in 1 2 3 4 5 6; do
+    rm -rf build
+    mkdir build
+    cp -r "$SOURCE" build/json
+    echo "$round" > build/stamp
+    [ -d old ] && rm -rf old
+    mv build old
+    mkdir -p build/json
+    cp old/stamp build/stamp
+    echo "$round" > build/json/decoder.py
+    mkdir wrap && mv build wrap/build && mv wrap build
+    sleep 0.7
+done
+"""
+
+
+def test_a_build_tree_is_removed_and_made_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Again and again, faster than it can be uploaded, names changing places all the while."""
+    monkeypatch.setenv("SOURCE", str(_STDLIB / "json"))
+    desk.run("sh", "-c", _BUILDS, cwd=desk.path)
+    here = {
+        str(path.relative_to(desk.path)): path.read_bytes()
+        for path in desk.path.rglob("*")
+        if path.is_file()
+    }
+    assert here["build/build/json/decoder.py"] == here["old/stamp"] == b"6\n"
+    assert desk.names() == set(here)
+    assert all(desk.body(name) == content for name, content in here.items())
+    desk.remount_empty()
+    assert all((desk.path / name).read_bytes() == content for name, content in here.items())
+
+
 def test_tar_and_compileall(desk: Desk, tmp_path: Path) -> None:
     source = tmp_path / "source"
     for package in ("json", "email"):
