@@ -27,7 +27,7 @@ demo:
 
 test: lint
 	scripts/test-servers $(SERVERS)
-	$(BIN)/python -m pytest -n 4 --dist loadscope
+	$(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder
 
 lint:
 	scripts/bootstrap dev
