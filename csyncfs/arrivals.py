@@ -60,6 +60,7 @@ class Arrivals:
         self._defaults = defaults
         self._device = device
         self._entries: list[tuple[InodeId, bytes]] = []
+        self._attributes: list[InodeId] = []
         self._stale_pages: set[InodeId] = set()
 
     # -- transactions with news for the kernel -------------------------------------------
@@ -76,10 +77,14 @@ class Arrivals:
                 yield
         except BaseException:
             self._entries.clear()
+            self._attributes.clear()
             raise
         told, self._entries = self._entries, []
+        changed, self._attributes = self._attributes, []
         for parent, name in told if tell else ():
             self._notifier.entry_changed(parent, name)
+        for ino in changed if tell else ():
+            self._notifier.attributes_changed(ino)
 
     def take_stale_pages(self, ino: InodeId) -> bool:
         """Whether the kernel may hold pages of an older version; asked once, at open."""
@@ -235,14 +240,13 @@ class Arrivals:
             return
         uid = row.uid if told.uid is None else told.uid
         gid = row.gid if told.gid is None else told.gid
-        mtime = told.mtime_ns or row.mtime_ns
+        # A directory's mtime moves with its children, here and there.
+        keeps_mtime = row.is_dir and row.told
+        mtime = row.mtime_ns if keeps_mtime else told.mtime_ns or row.mtime_ns
         if (mode, uid, gid, mtime) == (row.mode, row.uid, row.gid, row.mtime_ns):
             if not row.told:
                 inodes.set_told(self._store, row.id, True)
             return
-        if row.is_dir and row.told:
-            # A directory's mtime moves with its children, here and there.
-            mtime = row.mtime_ns
         inodes.set_attributes(
             self._store,
             row.id,
@@ -259,7 +263,8 @@ class Arrivals:
         live = self._table.get(row.id)
         if live is not None:
             live.mtime_ns = mtime
-        self._notify_names(row.id)
+        # Not its names: a directory that loses its entry in the kernel has none to those in it.
+        self._attributes.append(row.id)
 
     def _notify_names(self, ino: InodeId) -> None:
         for dentry in inodes.names_of(self._store, ino):

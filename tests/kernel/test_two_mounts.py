@@ -118,3 +118,32 @@ def test_failed_is_not_gone(pair: Pair, seaweedfs: S3Server) -> None:
             assert (pair.b.path / "f").read_text() == "there"
     finally:
         os.kill(seaweedfs.pid, 18)
+
+
+def test_a_working_directory_stays_one_while_its_attributes_change(tmp_path: Path) -> None:
+    """The kernel must not lose its name: getcwd(2) would fail in every shell that is in it."""
+    store = tmp_path / "store"
+    (store / "d").mkdir(parents=True)
+    (store / "d" / "f").touch()
+    shell = "while sleep 0.1; do touch x && rm x || exit 1; done"
+    options = ("refresh=1", "upload_delay=0.2")
+    with (
+        mounting(tmp_path / "m", f"file://{store}", *options) as mount,
+        subprocess.Popen(["sh", "-c", shell], cwd=mount.path / "d") as process,
+    ):
+        opened = os.open(mount.path / "d", os.O_RDONLY)
+
+        def has(mode: int) -> bool:
+            # Makes the mount look at its root again, but does not name "d" to the kernel.
+            assert not (mount.path / "absent").exists()
+            return os.stat(opened).st_mode & 0o777 == mode
+
+        try:
+            for mode in (0o700, 0o750, 0o711):
+                (store / "d").chmod(mode)
+                wait_until(lambda mode=mode: has(mode), f"mode {mode:o}")
+                assert os.readlink(f"/proc/{process.pid}/cwd") == str(mount.path / "d")
+            assert process.poll() is None
+        finally:
+            os.close(opened)
+            process.kill()
