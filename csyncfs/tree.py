@@ -41,6 +41,7 @@ class TreePolicy:
     real_dirs: bool = False
     keeps_attributes: bool = True
     max_key_bytes: int = 0
+    max_size_bytes: int = 1 << 62
 
 
 class Tree:
@@ -206,7 +207,7 @@ class Tree:
 
     def check_name(self, parent: InodeId, name: bytes, *, is_dir: bool) -> None:
         """Raises ENAMETOOLONG for what neither side can hold, EINVAL for a reserved name."""
-        if len(name) > 255:
+        if len(name) > names.MAX_NAME_BYTES:
             raise FsError(errno.ENAMETOOLONG)
         if parent == ROOT and name == b".csyncfs":
             raise FsError(errno.EPERM, "reserved for csyncfs")

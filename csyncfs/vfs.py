@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import trio
 
+from csyncfs import names
 from csyncfs.adopt import Adopter
 from csyncfs.backends.base import Backend
 from csyncfs.content import Content
@@ -93,6 +94,8 @@ class Vfs:
     async def lookup(self, parent: InodeId, name: bytes) -> InodeRow | None:
         """The inode behind a name; None: there is none."""
         directory = self._directory(parent)
+        if len(name) > names.MAX_NAME_BYTES:
+            raise FsError(errno.ENAMETOOLONG)
         if name == b".":
             return self.getattr(parent)
         if name == b"..":
@@ -235,7 +238,13 @@ class Vfs:
             )
         return self.getattr(ino)
 
+    def _check_size(self, size: int) -> None:
+        """No file may grow beyond what the store takes: it could never be uploaded."""
+        if size > self._tree.policy.max_size_bytes:
+            raise FsError(errno.EFBIG)
+
     async def _truncate(self, row: InodeRow, size: int, fh: FileHandle | None) -> None:
+        self._check_size(size)
         if fh is not None and fh in self._handles:
             await self._content.truncate(self._handles[fh].live, size)
             return
@@ -315,6 +324,7 @@ class Vfs:
         return await self._content.read(handle.live, start, length, handle.plan)
 
     async def write(self, fh: FileHandle, start: int, data: bytes) -> int:
+        self._check_size(start + len(data))
         return await self._content.write(self._handles[fh].live, start, data)
 
     async def flush(self, fh: FileHandle) -> None:

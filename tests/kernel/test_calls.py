@@ -293,8 +293,21 @@ def test_names(place: Place, name: bytes) -> None:
     assert place.stored() == {"plain": b"x"}
 
 
+def test_a_size_nobody_can_upload(place: Place) -> None:
+    """More than the store takes (S3), or than any file can be here."""
+    (place.path / "f").write_bytes(b"x")
+    with pytest.raises(OSError) as caught:
+        os.truncate(place.path / "f", 1 << 62)
+    assert caught.value.errno in (errno.EFBIG, errno.ENOSPC)
+    if not place.is_directory:
+        _refuses(errno.EFBIG, os.truncate, place.path / "f", (5 << 40) + 1)
+    assert (place.path / "f").read_bytes() == b"x"
+    assert place.stored() == {"f": b"x"}
+
+
 def test_names_nobody_can_have(place: Place) -> None:
-    _refuses(errno.ENAMETOOLONG, os.mkdir, place.path / ("n" * 256))
+    for call in (os.mkdir, os.stat, os.unlink, os.rmdir):
+        _refuses(errno.ENAMETOOLONG, call, place.path / ("n" * 256))
     _refuses(errno.EPERM, os.mkdir, place.mount.path / ".csyncfs")
 
 
