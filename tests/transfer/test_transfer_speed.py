@@ -1,7 +1,8 @@
-"""The process boundary stays cheap. Bounds are five times what a quiet 2-core VM shows, and of
-what other work on the machine does not change: the best of many, and CPU time.
+"""The process boundary stays cheap. Bounds are five times what a quiet 2-core VM shows. They are
+for the best of some rounds: other work on the machine must not be taken for ours.
 """
 
+import statistics
 import time
 
 import trio
@@ -12,34 +13,41 @@ from csyncfs.types import Item, Kind, Location, Page, RemoteVersion
 from tests.support.transfer import through_transfer
 
 ROOT = Location("")
+_ROUNDS = 8
 
 
 async def test_one_call_at_a_time_is_quick() -> None:
-    async with through_transfer("memory:", {}) as client:
-        await client.connect()
+    async def median_s(client: TransferClient) -> float:
         times: list[float] = []
         for _ in range(500):
             began = time.perf_counter()
             await client.head(ROOT, Kind.DIR)
             times.append(time.perf_counter() - began)
+        return statistics.median(times)
 
-    assert min(times) < 0.0015
+    async with through_transfer("memory:", {}) as client:
+        await client.connect()
+        assert any([await median_s(client) < 0.0015 for _ in range(_ROUNDS)])
 
 
-async def test_many_calls_at_a_time_cost_little() -> None:
+async def test_many_calls_at_a_time_flow() -> None:
     async def heads(client: TransferClient) -> None:
         for _ in range(50):
             await client.head(ROOT, Kind.DIR)
 
-    async with through_transfer("memory:", {}) as client:
-        await client.connect()
-        began = time.process_time()
+    async def rate_and_cost(client: TransferClient) -> tuple[float, float]:
+        began, cpu = time.perf_counter(), time.process_time()
         async with trio.open_nursery() as nursery:
             for _ in range(64):
                 nursery.start_soon(heads, client)
-        spent = time.process_time() - began
+        took, spent = time.perf_counter() - began, time.process_time() - cpu
+        return 3200 / took, spent / 3200
 
-    assert spent / 3200 < 0.0002
+    async with through_transfer("memory:", {}) as client:
+        await client.connect()
+        rounds = [await rate_and_cost(client) for _ in range(_ROUNDS)]
+    assert max(rate for rate, _ in rounds) > 2000
+    assert all(cost < 0.0002 for _, cost in rounds)
 
 
 def test_a_full_page_is_decoded_within_a_few_milliseconds() -> None:
