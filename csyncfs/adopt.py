@@ -56,7 +56,9 @@ class Adopter(Arrivals):
                     self._show_beside(owner, parent, item)
             row = owner
         if row.is_dir:
-            if not self._is_promised(row) and self.rebase_dir(row.id, item):
+            # Where a listing tells of a directory no more than its name, nothing has changed.
+            is_news = item.version is not None and _tag(item) != row.base_tag
+            if is_news and not self._is_promised(row) and self.rebase_dir(row.id, item):
                 row = row._replace(told=0)
             self._learn_attributes(row, item)
             return None
@@ -280,12 +282,7 @@ class Adopter(Arrivals):
 
     def _went_with_its_directory(self, row: InodeRow) -> bool:
         """Whether the item was where its name says, and nothing is promised about it."""
-        return (
-            bool(row.in_cloud)
-            and row.remote_key is None
-            and row.id not in self._table.running
-            and not journal.has_any(self._store, row.id)
-        )
+        return bool(row.in_cloud) and row.remote_key is None and not self._is_promised(row)
 
     # -- both sides changed --------------------------------------------------------------
 

@@ -47,7 +47,7 @@ class Moves:
             self._need_parents(row.id)
             expect, absorbed, target = self._promise.claim(row.id, target)
         except NotYet:
-            if not self._promise.ordering.is_cycle(row.id):
+            if not self._promise.ordering.can_step_aside(row):
                 raise
             await self._step_aside(intent, row, source)
             return
@@ -116,8 +116,6 @@ class Moves:
 
     async def _step_aside(self, intent: Intent, row: InodeRow, source: Location) -> None:
         """Two files swapped names: one waits outside while the other passes."""
-        if source.key.startswith(ASIDE):
-            raise NotYet("the other one has to pass first")
         base = row.base
         assert base is not None
         # The same place at every try: what a lost reply left there is found again.
@@ -170,17 +168,17 @@ class Moves:
 
     def _aside_of(self, intent: Intent, source: Location) -> Location | None:
         """Where an earlier try wanted to let the item wait, if it is not known to be there."""
-        started = journal.get(self._store, intent.seq)
-        if started is None or started.resume is None or started.resume == source.key:
+        if intent.resume is None or intent.resume == source.key:
             return None
-        return Location(started.resume)
+        return Location(intent.resume)
 
     def _forget_aside(self, intent: Intent, source: Location) -> None:
         """A crash may have left a copy outside that is not needed any more."""
         aside = self._aside_of(intent, source)
         if aside is not None and not aside.key.endswith("/"):
             self._promise.delete_later(intent.inode, aside, None, is_dir=False)
-        journal.save_resume(self._store, intent.seq, None)
+        if intent.resume is not None:
+            journal.save_resume(self._store, intent.seq, None)
 
     async def _moved_before(self, row: InodeRow, target: Location) -> Item | None:
         """What an earlier try, whose reply was lost, brought to the target already."""
@@ -310,10 +308,8 @@ class Moves:
             left = self._claim_dir(row.id, target)
             self._promise.must_be_free(row.id, target.key)
         except NotYet:
-            if not self._promise.ordering.is_cycle(row.id):
+            if not self._promise.ordering.can_step_aside(row):
                 raise
-            if source.key.startswith(ASIDE):
-                raise NotYet("the other one has to pass first") from None
             aside = Location(f"{ASIDE}{self._put_id(intent)}/")
             if self._capable.move_tree:
                 with self._store.transaction():
@@ -417,8 +413,8 @@ class Moves:
         now = self._promise.clock.now_ns()
         with self._store.transaction():
             current = inodes.get(self._store, row.id)
-            if row.base is not None:
-                self._promise.delete_later(row.id, source, row.base, is_dir=True)
+            # Also where no listing told whether there is a marker.
+            self._promise.delete_later(row.id, source, row.base, is_dir=True)
             if current is None or current.nlink == 0:
                 self._promise.delete_later(row.id, target, item.version, is_dir=True)
             else:

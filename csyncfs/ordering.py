@@ -50,16 +50,16 @@ class Ordering:
         waits_for = self.pending_ancestor(row.id)
         if waits_for is None and self._has_to_wait(intent, row):
             waits_for = row.id
-        if waits_for is not None and intent.kind == IntentKind.MOVE and self._can_step_aside(row):
+        if waits_for is not None and intent.kind == IntentKind.MOVE and self.can_step_aside(row):
             return None
         return waits_for
 
-    def _can_step_aside(self, row: InodeRow) -> bool:
+    def can_step_aside(self, row: InodeRow) -> bool:
         """Whether the inode has to make room for what it waits for itself."""
         is_aside = row.remote_key is None or row.remote_key.startswith(ASIDE)
-        return bool(row.in_cloud) and not is_aside and self.is_cycle(row.id)
+        return bool(row.in_cloud) and not is_aside and self._is_cycle(row.id)
 
-    def is_cycle(self, ino: InodeId) -> bool:
+    def _is_cycle(self, ino: InodeId) -> bool:
         """Whether the inode waits for itself, following who waits for whom."""
         seen: set[InodeId] = set()
         node = self._waits_for(ino)
@@ -79,7 +79,7 @@ class Ordering:
         above = self.pending_ancestor(ino)
         if above is not None:
             return above
-        owner = self.in_the_way(self._tree.target(row).key, ino)
+        owner = self._in_the_way(self._tree.target(row).key, ino)
         return None if owner is None else owner.id
 
     def owner(self, key: str) -> InodeRow | None:
@@ -90,7 +90,7 @@ class Ordering:
                 return owner
         return None
 
-    def in_the_way(self, key: str, ino: InodeId) -> InodeRow | None:
+    def _in_the_way(self, key: str, ino: InodeId) -> InodeRow | None:
         """As ``owner``, of another inode; also who left the key, and who still has to leave a
         directory there that goes."""
         owner = self.owner(key)

@@ -173,7 +173,9 @@ class MemoryStore:
             is_implicit = kind is Kind.DIR and (not key or self.has_children(key))
             return Item(Location(key), kind, None) if is_implicit else None
         if listed and not self.lists_attributes:
-            return Item(Location(key), kind, stored.version)
+            # A listing of S3 tells no more of a directory than that there is one.
+            is_told = self.real_dirs or kind is Kind.FILE
+            return Item(Location(key), kind, stored.version if is_told else None)
         return self._item_of(key, stored)
 
     def _item_of(self, key: str, stored: _Stored) -> Item:

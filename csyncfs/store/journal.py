@@ -7,7 +7,7 @@ it void), or by the user's explicit command; never by failure.
 import enum
 from typing import NamedTuple
 
-from csyncfs.store.db import Store, key_after, key_from_db, key_to_db
+from csyncfs.store.db import Row, Store, key_after, key_from_db, key_to_db
 from csyncfs.types import InodeId, Location, RemoteVersion, Seq
 
 
@@ -270,11 +270,10 @@ def remove_kind(store: Store, ino: InodeId, kind: IntentKind) -> None:
     """Any but a DELETE."""
     removed = store.all(
         "DELETE FROM intent WHERE inode = ? AND kind = ? AND kind <> 'delete' "
-        "RETURNING resume, created_ns",
+        "RETURNING kind, resume, created_ns",
         (ino, kind.value),
     )
-    for resume, created_ns in removed if kind is IntentKind.MOVE else ():
-        _clear_aside(store, ino, resume, created_ns)
+    _clear_aside(store, ino, removed)
 
 
 def remove_all(store: Store, ino: InodeId) -> None:
@@ -284,17 +283,15 @@ def remove_all(store: Store, ino: InodeId) -> None:
         "RETURNING kind, resume, created_ns",
         (ino,),
     )
-    for kind, resume, created_ns in removed:
-        if kind == IntentKind.MOVE:
-            _clear_aside(store, ino, resume, created_ns)
+    _clear_aside(store, ino, removed)
 
 
-def _clear_aside(store: Store, ino: InodeId, resume: str | None, now_ns: int) -> None:
+def _clear_aside(store: Store, ino: InodeId, removed: list[Row]) -> None:
     """What a MOVE may have left outside has to go."""
-    if resume is not None:
-        is_dir = resume.endswith("/")
-        aside = Location(resume)
-        add_delete(store, ino, aside, None, is_dir=is_dir, not_before_ns=now_ns, now_ns=now_ns)
+    for kind, resume, now_ns in removed:
+        if kind == IntentKind.MOVE and resume is not None:
+            is_dir, aside = resume.endswith("/"), Location(resume)
+            add_delete(store, ino, aside, None, is_dir=is_dir, not_before_ns=now_ns, now_ns=now_ns)
 
 
 def remove_settled_move(store: Store, ino: InodeId) -> None:

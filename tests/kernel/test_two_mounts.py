@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ class Pair:
     def __init__(self, a: Mount, b: Mount, client: Any, bucket: str) -> None:
         self.a, self.b = a, b
         self._client, self._bucket = client, bucket
+
+    def keys(self) -> set[str]:
+        found = self._client.list_objects_v2(Bucket=self._bucket).get("Contents", [])
+        return {entry["Key"] for entry in found}
 
     def stored(self) -> dict[str, bytes]:
         found = self._client.list_objects_v2(Bucket=self._bucket).get("Contents", [])
@@ -118,6 +123,29 @@ def test_failed_is_not_gone(pair: Pair, seaweedfs: S3Server) -> None:
             assert (pair.b.path / "f").read_text() == "there"
     finally:
         os.kill(seaweedfs.pid, 18)
+
+
+def test_a_renamed_directory_leaves_nothing_behind(pair: Pair) -> None:
+    """Neither the one who made it nor one who only listed it, where listings tell no more of a
+    directory than its name."""
+    for name in ("mine", "known"):
+        (pair.a.path / name).mkdir()
+        (pair.a.path / name / "f").write_text(name)
+    pair.a.flush()
+    for mount in (pair.a, pair.b):
+        mount.refresh_wait((mount.path / "known" / "f").exists, "the directories")
+    # Listed again, after what was made here has come back as news.
+    for _ in range(3):
+        time.sleep(1.1)
+        os.listdir(pair.a.path)
+    (pair.a.path / "mine").rename(pair.a.path / "mine2")
+    (pair.b.path / "known").rename(pair.b.path / "known2")
+    pair.a.flush()
+    pair.b.flush()
+    keys = pair.keys()
+    assert {key for key in keys if not key.startswith(".csyncfs/")} == {
+        *("mine2/", "mine2/f", "known2/", "known2/f"),
+    }
 
 
 def test_a_working_directory_stays_one_while_its_attributes_change(tmp_path: Path) -> None:
