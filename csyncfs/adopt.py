@@ -5,30 +5,28 @@ told after the commit. A foreign overwrite of an open file is a rename-over: the
 new inode, open handles keep theirs.
 """
 
+import dataclasses
 import logging
-import stat
-
-import trio
 
 from csyncfs import names
-from csyncfs.arrivals import Arrivals
 from csyncfs.errors import NotFound
 from csyncfs.inode import LiveInode
+from csyncfs.keeping import Keeping, tag_of
+from csyncfs.links import group_of
 from csyncfs.reconcile import Action, LocalState, RemoteState, decide
 from csyncfs.same_bytes import are_equal
-from csyncfs.store import conflicts, contents, inodes, journal
+from csyncfs.store import aliases, inodes, journal
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import IntentKind
-from csyncfs.types import ROOT, InodeId, Item, Kind, RemoteVersion
+from csyncfs.types import ROOT, InodeId, Item, Kind
 
 log = logging.getLogger(__name__)
 
 _ZEROS_BYTES = 1 << 20
-# Entries of a removed directory that go in one transaction: about 2 ms of the loop.
-_GONE_BATCH = 25
+_SECOND_NS = 1_000_000_000
 
 
-class Adopter(Arrivals):
+class Adopter(Keeping):
     """Applies remote truth to the tree."""
 
     # -- a listed item -------------------------------------------------------------------
@@ -57,21 +55,18 @@ class Adopter(Arrivals):
             row = owner
         if row.is_dir:
             # Where a listing tells of a directory no more than its name, nothing has changed.
-            is_news = item.version is not None and _tag(item) != row.base_tag
+            is_news = item.version is not None and tag_of(item) != row.base_tag
             if is_news and not self._is_promised(row) and self.rebase_dir(row.id, item):
                 row = row._replace(told=0)
             self._learn_attributes(row, item)
             return None
         return self._apply_known(row, item)
 
-    def _is_promised(self, row: InodeRow) -> bool:
-        return row.id in self._table.running or journal.has_any(self._store, row.id)
-
     def rebase_dir(self, ino: InodeId, item: Item) -> bool:
         """Directories have no content to lose: the version that is there now becomes the base.
         False: it was already."""
         row = inodes.get(self._store, ino)
-        if row is None or row.nlink == 0 or not row.in_cloud or _tag(item) == row.base_tag:
+        if row is None or row.nlink == 0 or not row.in_cloud or tag_of(item) == row.base_tag:
             return False
         inodes.set_base(
             self._store,
@@ -83,10 +78,6 @@ class Adopter(Arrivals):
         )
         inodes.set_told(self._store, ino, False)
         return True
-
-    def _shown(self, item: Item) -> names.ShownName:
-        _, segment = names.split_key(item.location.key, item.kind)
-        return names.to_name(segment, utf8_only=not self._tree.policy.raw_names)
 
     def learn(self, parent: InodeId, item: Item) -> None:
         """Add an item whose name is not known here, inside ``changes``; leave all others."""
@@ -104,7 +95,7 @@ class Adopter(Arrivals):
         is_dir = item.kind is Kind.DIR
         removed = journal.delete_at(self._store, key)
         if removed is not None:
-            if is_dir or removed.attempts or _tag(item) == removed.expect_tag:
+            if is_dir or removed.attempts or tag_of(item) == removed.expect_tag:
                 return None
             # Somebody edited what we were about to delete: an edit beats a delete.
             journal.remove(self._store, removed.seq)
@@ -132,12 +123,6 @@ class Adopter(Arrivals):
             self._insert(parent, shown.name, item, None)
         return None
 
-    def _show_as(self, row: InodeRow, parent: InodeId, shown: names.ShownName) -> None:
-        """What had to have another name beside it is gone: the item's own name is free."""
-        self._rename_shown(row, parent, shown.name)
-        if shown.is_exact:
-            inodes.set_remote_key(self._store, row.id, None)
-
     def _show_beside(self, row: InodeRow, parent: InodeId, item: Item) -> None:
         """A file beside a directory of its name may be called as usual again."""
         _, segment = names.split_key(item.location.key, item.kind)
@@ -145,17 +130,14 @@ class Adopter(Arrivals):
         if self._tree.lookup(parent, usual) is None:
             self._rename_shown(row, parent, usual)
 
-    def _rename_shown(self, row: InodeRow, parent: InodeId, name: bytes) -> None:
-        for dentry in inodes.names_of(self._store, row.id):
-            inodes.unlink(self._store, dentry.parent, dentry.name)
-            self._entries.append((dentry.parent, dentry.name))
-        inodes.link(self._store, parent, name, row.id)
-        self._entries.append((parent, name))
-
     def _apply_known(
         self, row: InodeRow, item: Item, *, is_filling: bool = False
     ) -> InodeRow | None:
-        remote = RemoteState.SAME if _tag(item) == row.base_tag else RemoteState.CHANGED
+        remote = RemoteState.SAME if tag_of(item) == row.base_tag else RemoteState.CHANGED
+        if remote is RemoteState.SAME:
+            self._look_for_attributes(row, item)
+        if row.is_linked:
+            return self._apply_linked(row, item, remote, is_filling=is_filling)
         action = decide(self._local_state(row, is_filling=is_filling), remote)
         if action in (Action.REFRESH, Action.REPLACE):
             self.take_over(row, item)
@@ -163,7 +145,36 @@ class Adopter(Arrivals):
             return row
         elif action is Action.NOTHING:
             self._learn_attributes(row, item)
+            self._join_again(row)
         return None
+
+    def _look_for_attributes(self, row: InodeRow, item: Item) -> None:
+        """A tag made of the content stays when somebody writes new attributes only; the time of
+        that tells. Asked for like those of a new item."""
+        version = item.version
+        if item.attributes is not None or version is None or row.base_mtime_ns is None:
+            return
+        if _is_same_time(version.mtime_ns, row.base_mtime_ns) or self._is_promised(row):
+            return
+        inodes.set_base_mtime(self._store, row.id, version.mtime_ns)
+        inodes.set_told(self._store, row.id, False)
+
+    def _join_again(self, row: InodeRow) -> None:
+        """It could not become a further name while somebody used it."""
+        if row.link is not None:
+            self._join(row.id)
+
+    def _apply_linked(
+        self, row: InodeRow, item: Item, remote: RemoteState, *, is_filling: bool
+    ) -> InodeRow | None:
+        """As ``_apply_known``, of one of several names: what its item is has to be asked."""
+        if remote is RemoteState.SAME:
+            self._learn_attributes(row, item)
+            return None
+        if self._is_promised(row) and not is_filling:
+            # That finds out by itself.
+            return None
+        return row
 
     def _local_state(self, row: InodeRow, *, is_filling: bool) -> LocalState:
         """How the inode stands; RUNNING for all that must be looked at later.
@@ -187,103 +198,6 @@ class Adopter(Arrivals):
             return LocalState.RUNNING
         return LocalState.CLEAN_OPEN if live is not None and live.handles else LocalState.CLEAN
 
-    def take_over(self, row: InodeRow, item: Item) -> None:
-        """A clean inode gets the item's version, inside ``changes``: in place if nobody has
-        seen bytes of the old one through an open handle, else as a new inode."""
-        live = self._table.get(row.id)
-        if live is not None and (live.was_read or live.pins or live.dirty or live.fetches):
-            self._replace(row, item)
-            return
-        version = item.version
-        assert version is not None
-        inodes.set_base(
-            self._store,
-            row.id,
-            version,
-            in_cloud=True,
-            item_id=item.location.item_id,
-            remote_key=row.remote_key,
-        )
-        inodes.set_size(self._store, row.id, version.size, version.mtime_ns)
-        inodes.set_told(self._store, row.id, False)
-        self._forget_content(row, live)
-        if live is not None:
-            live.base, live.size, live.mtime_ns = version, version.size, version.mtime_ns
-        self._stale_pages.add(row.id)
-        self._notify_names(row.id)
-        self._learn_attributes(row._replace(told=0), item)
-        log.debug("refreshed ino=%d size=%d", row.id, version.size)
-
-    def _forget_content(self, row: InodeRow, live: LiveInode | None) -> None:
-        if live is not None:
-            self._content.drop_clean(live)
-        else:
-            self._content.evict_now(row.id)
-
-    # -- gone ----------------------------------------------------------------------------
-
-    def remove_gone(self, parent: InodeId, name: bytes, row: InodeRow) -> None:
-        """A clean file is no longer in the cloud: the name goes, open handles stay."""
-        with self.changes():
-            self._orphan(row, parent, name)
-        self._forget_orphan(row.id)
-
-    def _forget_orphan(self, ino: InodeId) -> None:
-        if self._table.get(ino) is None:
-            self._content.evict_now(ino)
-            self._content.reap(ino)
-        log.debug("removed ino=%d: gone in the cloud", ino)
-
-    async def remove_gone_dir(self, ino: InodeId) -> None:
-        """A directory is no longer in the cloud; what was changed here below it stays."""
-        position = 0
-        while entries := inodes.read_dir(self._store, ino, position, _GONE_BATCH):
-            position = entries[-1][0]
-            await self._remove_gone_entries(ino, entries)
-        row = inodes.get(self._store, ino)
-        if row is None or row.nlink == 0 or not self._went_with_its_directory(row):
-            return
-        if inodes.has_children(self._store, ino):
-            self.make_anew(ino)
-            return
-        dentry = inodes.names_of(self._store, ino)[0]
-        with self.changes():
-            inodes.add_nlink(self._store, dentry.parent, -1)
-            self._tree.forget_dir_keys()
-            self._orphan(row, dentry.parent, dentry.name)
-        self._forget_orphan(ino)
-
-    def make_anew(self, ino: InodeId) -> None:
-        """A removed directory in which something was changed here, or which was renamed."""
-        now = self._clock.now_ns()
-        with self.changes():
-            inodes.set_base(self._store, ino, None, in_cloud=False, item_id=None, remote_key=None)
-            journal.remove_kind(self._store, ino, IntentKind.MOVE)
-            journal.add_now(self._store, IntentKind.MKDIR, ino, now, is_dir=True)
-            self._tree.forget_dir_keys()
-
-    async def _remove_gone_entries(
-        self, parent: InodeId, entries: list[tuple[int, bytes, InodeRow]]
-    ) -> None:
-        gone = [
-            (name, row)
-            for _, name, row in entries
-            if not row.is_dir and not row.dirty and self._went_with_its_directory(row)
-        ]
-        with self.changes():
-            for name, row in gone:
-                self._orphan(row, parent, name)
-        for _, row in gone:
-            self._forget_orphan(row.id)
-        await trio.lowlevel.checkpoint()
-        for _, _, row in entries:
-            if row.is_dir and self._went_with_its_directory(row):
-                await self.remove_gone_dir(row.id)
-
-    def _went_with_its_directory(self, row: InodeRow) -> bool:
-        """Whether the item was where its name says, and nothing is promised about it."""
-        return bool(row.in_cloud) and row.remote_key is None and not self._is_promised(row)
-
     # -- both sides changed --------------------------------------------------------------
 
     async def resolve(self, ino: InodeId, item: Item | None) -> None:
@@ -297,58 +211,74 @@ class Adopter(Arrivals):
         if item is None:
             self.recreate(row)
             return
+        if row.is_linked and item.kind is Kind.FILE:
+            await self._resolve_linked(row, item)
+            return
+        if row.in_cloud and not row.dirty and not row.is_dir:
+            # It had several names a moment ago. The next listing sees a file like any other.
+            return
+        await self._resolve_bytes(row, item)
+
+    async def _resolve_bytes(self, row: InodeRow, item: Item) -> None:
         if item.kind is Kind.FILE and not row.is_dir and item.version is not None:
-            live = self._content.pin(row)
-            try:
-                generation = live.generation
-                if await are_equal(self._backend, live, row, item):
-                    row = inodes.get(self._store, ino)
-                    if row is not None and row.nlink and live.generation == generation:
-                        self._adopt_version(row, live, item)
-                    return
-            finally:
-                self._content.unpin(live)
-            row = inodes.get(self._store, ino)
-            if row is None or row.nlink == 0:
+            is_equal = await self._has_bytes_of(row, item)
+            if is_equal is None:
                 return
+            found = inodes.get(self._store, row.id)
+            if found is None or found.nlink == 0:
+                return
+            row = found
         self.set_aside(row, item)
 
-    def can_recreate(self, row: InodeRow) -> bool:
-        """Whether the content is wholly here, so that it can be uploaded as a new item."""
-        live = self._table.get(row.id)
-        if live is not None:
-            return live.present.covers(0, live.size)
-        known = contents.get(self._store, row.id)
-        return row.size == 0 or (known is not None and known[0].covers(0, row.size))
-
-    def recreate(self, row: InodeRow) -> None:
-        """The item is gone, the local side stays: a new item will be made of it."""
-        now = self._clock.now_ns()
-        live = self._content.pin(row)
+    async def _has_bytes_of(self, row: InodeRow, item: Item) -> bool | None:
+        """Whether item and file have the same content; None: then that was adopted."""
+        file = self._tree.file_of(row)
+        live = self._content.pin(file)
         try:
-            with self.changes():
-                inodes.set_base(
-                    self._store, row.id, row.base, in_cloud=False, item_id=None, remote_key=None
-                )
-                inodes.set_dirty(self._store, row.id)
-                for kind in (IntentKind.MOVE, IntentKind.ATTRS):
-                    journal.remove_kind(self._store, row.id, kind)
-                journal.add_now(self._store, IntentKind.PUT, row.id, now, is_dir=False)
-            live.is_dirty = True
-            if stat.S_ISREG(row.mode):
-                self._content.keep_all(live)
+            generation = live.generation
+            if not await are_equal(self._backend, live, file, item):
+                return False
+            found = inodes.get(self._store, row.id)
+            if found is not None and found.nlink and live.generation == generation:
+                if found.alias_of is None:
+                    self._adopt_version(found, live, item)
+                else:
+                    self._same_again(found, item)
+            return None
         finally:
             self._content.unpin(live)
 
-    def part(self, row: InodeRow, item: Item) -> None:
-        """Renamed and edited here, edited there under the old name: each side keeps its name,
-        and ours is a new file."""
-        now = self._clock.now_ns()
-        with self.changes():
-            journal.remove_kind(self._store, row.id, IntentKind.MOVE)
-            self._cut_lineage(row, item, now)
+    # -- one of several names --------------------------------------------------------------
 
-    def _adopt_version(self, row: InodeRow, live: LiveInode, item: Item) -> None:
+    async def _resolve_linked(self, row: InodeRow, item: Item) -> None:
+        """The item of one of a file's names is another one: still a name of it, or not."""
+        told = await self._ask(item)
+        found = inodes.get(self._store, row.id)
+        if told is None or found is None or not found.is_linked or found.nlink == 0:
+            return
+        row, file = found, self._tree.file_of(found)
+        link = told.attributes.link if told.attributes is not None else None
+        if link is not None and link == file.link:
+            self._same_again(row, told)
+        elif not file.dirty and link is not None and _is_group(link, file.link):
+            await self._group_changed(row, file, told)
+        elif file.dirty or row.dirty:
+            await self._resolve_bytes(self._lean_on_another_name(row), told)
+        else:
+            self._split(row, told)
+
+    async def _ask(self, item: Item) -> Item | None:
+        """The item with all it says. None: it is gone again."""
+        if item.attributes is not None:
+            return item
+        try:
+            return await self._backend.head(item.location, item.kind)
+        except NotFound:
+            return None
+
+    def _same_again(self, row: InodeRow, item: Item) -> None:
+        """A name's item has the content of the file: another mount brought it up to date."""
+        file = self._tree.file_of(row)
         with self.changes():
             inodes.set_base(
                 self._store,
@@ -358,106 +288,72 @@ class Adopter(Arrivals):
                 item_id=item.location.item_id,
                 remote_key=item.location.key,
             )
-            inodes.set_clean(self._store, row.id)
-            journal.remove_kind(self._store, row.id, IntentKind.PUT)
-            if row.remote_key != item.location.key or self._is_moving(row):
-                self._tree.settle_place(row.id, self._clock.now_ns())
-            if stat.S_ISREG(row.mode):
-                self._content.became_clean(live)
-            live.base = item.version
-        self._content.settle_file(live)
-        log.info("adopted ino=%d: the cloud has the same bytes", row.id)
+            self._tree.settle_place(row.id, self._clock.now_ns())
+            live = self._table.get(row.id)
+            if live is not None:
+                live.base = item.version
+            if row.alias_of is not None:
+                aliases.set_link(self._store, row.id, file.link)
+                if row.dirty and self._has_attributes(file, item):
+                    inodes.set_clean(self._store, row.id)
+                    journal.remove_kind(self._store, row.id, IntentKind.PUT)
+            if not row.dirty:
+                self._learn_attributes(row, item)
 
-    def set_aside(self, row: InodeRow, item: Item) -> None:
-        """Keep both: the cloud's version keeps the name, the local side becomes a
-        ``.conflict`` sibling and is uploaded itself. No bytes move."""
-        if not self._is_about(row, item):
+    def _has_attributes(self, file: InodeRow, item: Item) -> bool:
+        """Whether the item says of itself what programs see of the file."""
+        told = item.attributes
+        if told is None or not self._tree.policy.keeps_attributes:
+            return True
+        xattrs = inodes.all_xattrs(self._store, file.id)
+        return (told.mode, told.uid, told.gid, told.mtime_ns) == (
+            *(file.mode, file.uid, file.gid),
+            file.mtime_ns,
+        ) and told.xattrs == {name.decode("utf-8", "replace"): v for name, v in xattrs.items()}
+
+    async def _group_changed(self, row: InodeRow, file: InodeRow, item: Item) -> None:
+        """Another mount wrote the file, through this name or another."""
+        if row.alias_of is None:
+            if not journal.has_any(self._store, row.id):
+                await self._take_group(row.id, item)
             return
-        removed = journal.delete_at(self._store, item.location.key)
-        if removed is not None and _tag(item) == removed.expect_tag:
-            # Removed here while somebody was asked what it is: ours will take its place.
+        place = self._tree.location(file)
+        own = await self._ask(dataclasses.replace(item, location=place, attributes=None))
+        found, current = inodes.get(self._store, row.id), inodes.get(self._store, file.id)
+        if found is None or current is None or found.alias_of != file.id or found.nlink == 0:
             return
-        now = self._clock.now_ns()
+        link = own.attributes.link if own is not None and own.attributes is not None else None
+        told = item.attributes.link if item.attributes is not None else None
+        if own is not None and link == told and not current.dirty:
+            await self._take_group(file.id, own)
+            found = inodes.get(self._store, row.id)
+            if found is not None and found.alias_of == file.id:
+                self._same_again(found, item)
+        elif found.dirty or current.dirty:
+            self.set_aside(found, item)
+        elif not self._is_promised(current):
+            # Who wrote it does not know the other names.
+            with self.changes():
+                self._tree.swap_with_alias(current, found)
+            await self._take_group(file.id, item)
+
+    async def _take_group(self, ino: InodeId, item: Item) -> None:
+        """The file gets the content its own item has now; its other names follow."""
+        await self._end_fetches(ino)
+        row = inodes.get(self._store, ino)
+        if row is None or row.nlink == 0 or row.dirty:
+            return
+        if self._tree.location(row).key == item.location.key and tag_of(item) != row.base_tag:
+            with self.changes():
+                self.take_over(row, item)
+
+    def _split(self, row: InodeRow, item: Item) -> None:
+        """Somebody put another file in the place of one name."""
         dentry = inodes.names_of(self._store, row.id)[0]
-        parent, name = dentry.parent, dentry.name
-        path = inodes.path_of(self._store, row.id) or name
         with self.changes():
-            aside = self._free_conflict_name(parent, name, now)
-            inodes.unlink(self._store, parent, name)
-            inodes.link(self._store, parent, aside, row.id)
-            self._cut_lineage(row, item, now)
-            if removed is not None:
-                # An edit beats a delete.
-                journal.remove(self._store, removed.seq)
-            original = self._take_name(parent, name, item)
-            self._entries.append((parent, aside))
-            if row.is_dir:
-                self._tree.forget_dir_keys()
-            conflicts.add(
-                self._store,
-                inode=row.id,
-                original=original,
-                path=path,
-                conflict_name=aside,
-                device=self._device,
-                other_device=item.device,
-                size=self._table.overlay(row).size,
-                ancestor_tag=row.base_tag,
-                remote=item.version,
-                now_ns=now,
-            )
-        log.warning(
-            "conflict: kept both versions path=%s aside=%s",
-            path.decode(errors="replace"),
-            aside.decode(errors="replace"),
-        )
-
-    def _is_about(self, row: InodeRow, item: Item) -> bool:
-        """Whether the inode still wants the item's name: it may be called otherwise by now."""
-        wanted = (self._tree.target(row).key, self._tree.location(row).key)
-        return item.location.key.rstrip("/") in (key.rstrip("/") for key in wanted)
-
-    def _take_name(self, parent: InodeId, name: bytes, item: Item) -> InodeId:
-        """The cloud's version gets the name that was ours."""
-        key = item.location.key
-        shown = self._shown(item)
-        known = self._tree.lookup(parent, shown.name)
-        if item.kind is Kind.DIR and known is not None and known.is_dir:
-            # Ours was shown beside it already.
-            return known.id
-        is_exact = self._tree.child_key(parent, name, is_dir=item.kind is Kind.DIR) == key
-        owner = inodes.by_remote_key(self._store, key)
-        if owner is None or owner.nlink == 0 or self._is_moving(owner):
-            return self._insert(parent, name, item, None if is_exact else key)
-        self._show_as(owner, parent, names.ShownName(name, is_exact))
-        return owner.id
-
-    def _cut_lineage(self, row: InodeRow, item: Item, now: int) -> None:
-        """The set-aside side is a new file to the cloud, under its new name."""
-        if row.in_cloud and self._is_moving(row):
-            # It was renamed here and is still elsewhere in the cloud: its MOVE goes on.
-            self._tree.settle_place(row.id, now)
-            return
-        base, remote_key = None, None
-        if stat.S_ISREG(row.mode) and row.base is not None and not self.can_recreate(row):
-            # Parts no program here has written follow the version that won.
-            base, remote_key = item.version, item.location.key
-        self._rebase(row, base, remote_key)
-        kind = IntentKind.MKDIR if row.is_dir else IntentKind.PUT
-        journal.add_now(self._store, kind, row.id, now, is_dir=row.is_dir)
-
-    def _rebase(self, row: InodeRow, base: RemoteVersion | None, remote_key: str | None) -> None:
-        """Another version, or none, is below the edits of an inode that is not in the cloud."""
-        inodes.set_base(
-            self._store, row.id, base, in_cloud=False, item_id=None, remote_key=remote_key
-        )
-        if not stat.S_ISREG(row.mode):
-            return
-        live = self._content.pin(row)
-        live.base = base
-        if base is not None:
-            self._content.drop_clean(live)
-        self._content.unpin(live)
+            left = self._take_away(row, dentry.parent, dentry.name)
+            self._insert(dentry.parent, dentry.name, item, row.remote_key)
+        self._keep_rest(left)
 
     # -- one name ------------------------------------------------------------------------
 
@@ -478,7 +374,7 @@ class Adopter(Arrivals):
         if not row.in_cloud:
             await self._look_for_holes(row, item)
         elif item is not None and row.dirty and self._is_moving(row):
-            if _tag(item) != row.base_tag:
+            if tag_of(item) != row.base_tag:
                 self.part(row, item)
         elif item is not None:
             with self.changes():
@@ -490,15 +386,6 @@ class Adopter(Arrivals):
         elif not journal.has_any(self._store, ino):
             dentry = inodes.names_of(self._store, ino)[0]
             self.remove_gone(dentry.parent, dentry.name, row)
-
-    async def _end_fetches(self, ino: InodeId) -> None:
-        """Let nothing of an older version land any more."""
-        live = self._table.get(ino)
-        fetches = list(live.fetches) if live is not None else []
-        for fetch in fetches:
-            fetch.scope.cancel()
-        for fetch in fetches:
-            await fetch.done.wait()
 
     async def _look_for_holes(self, row: InodeRow, item: Item | None) -> None:
         """The edits stand on a version that is not there any more: on the next one, or alone."""
@@ -540,5 +427,11 @@ class Adopter(Arrivals):
         )
 
 
-def _tag(item: Item) -> str | None:
-    return item.version.tag if item.version else None
+def _is_group(link: str, other: str | None) -> bool:
+    return other is not None and group_of(link) == group_of(other)
+
+
+def _is_same_time(a_ns: int, b_ns: int) -> bool:
+    """Replies tell whole seconds, listings of some servers more."""
+    is_whole = a_ns % _SECOND_NS == 0 or b_ns % _SECOND_NS == 0
+    return a_ns == b_ns or (is_whole and a_ns // _SECOND_NS == b_ns // _SECOND_NS)

@@ -14,7 +14,7 @@ from csyncfs.backends.base import Backend
 from csyncfs.clock import Clock
 from csyncfs.content import Content
 from csyncfs.inode import InodeTable, LiveInode, LostName
-from csyncfs.store import inodes, journal
+from csyncfs.store import aliases, inodes, journal
 from csyncfs.store.db import Store
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import IntentKind
@@ -22,6 +22,10 @@ from csyncfs.tree import Notifier, Tree
 from csyncfs.types import Attributes, InodeId, Item, Kind
 
 log = logging.getLogger(__name__)
+
+# Whoever changed a file with several names brings all its items up to date; only if that does
+# not happen within this time it is done here.
+FOLLOW_NS = 5_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ class Arrivals:
         self._entries: list[tuple[InodeId, bytes]] = []
         self._attributes: list[InodeId] = []
         self._stale_pages: set[InodeId] = set()
+        self._joined: list[InodeId] = []
 
     # -- transactions with news for the kernel -------------------------------------------
 
@@ -78,7 +83,12 @@ class Arrivals:
         except BaseException:
             self._entries.clear()
             self._attributes.clear()
+            self._joined.clear()
             raise
+        joined, self._joined = self._joined, []
+        for ino in joined:
+            self._content.evict_now(ino)
+            self._content.reap(ino)
         told, self._entries = self._entries, []
         changed, self._attributes = self._attributes, []
         for parent, name in told if tell else ():
@@ -99,9 +109,16 @@ class Arrivals:
         for dentry in inodes.names_of(self._store, row.id):
             self._orphan(row, dentry.parent, dentry.name)
             ino = self._insert(dentry.parent, dentry.name, item, row.remote_key)
+            others = aliases.hand_over(self._store, row.id, ino)
+            if others:
+                inodes.set_nlink(self._store, ino, 1 + others, self._clock.now_ns())
+                self._tree.follow(ino, self._clock.now_ns(), FOLLOW_NS)
             if is_moving:
                 self._tree.settle_place(ino, self._clock.now_ns())
         log.info("replaced ino=%d: changed in the cloud while open", row.id)
+
+    def _is_promised(self, row: InodeRow) -> bool:
+        return row.id in self._table.running or journal.has_any(self._store, row.id)
 
     def _is_moving(self, row: InodeRow) -> bool:
         """Whether the item's key is another one because the inode was renamed here; else the
@@ -154,6 +171,7 @@ class Arrivals:
             base=version,
             item_id=item.location.item_id,
             remote_key=explicit_key,
+            link=None if is_dir else told.link,
         )
         for xattr, value in told.xattrs.items():
             inodes.set_xattr(self._store, ino, xattr.encode(), value)
@@ -221,6 +239,9 @@ class Arrivals:
         row = inodes.get(self._store, ino)
         if row is None or row.told or row.nlink == 0 or item.attributes is None:
             return
+        if self._tree.location(row).key != item.location.key or self._is_promised(row):
+            # Renamed while it was asked: that may be another one's by now.
+            return
         with self.changes():
             self._learn_attributes(row, item)
 
@@ -230,8 +251,12 @@ class Arrivals:
 
     def _learn_attributes(self, row: InodeRow, item: Item) -> None:
         told = item.attributes
-        if told is None or row.dirty or journal.find(self._store, row.id, IntentKind.ATTRS):
+        if told is None or row.dirty:
             return
+        row = self._tree.file_of(row)
+        if row.dirty or journal.find(self._store, row.id, IntentKind.ATTRS):
+            return
+        self._learn_link(row, item)
         mode = told.mode or row.mode
         if stat.S_IFMT(mode) != stat.S_IFMT(row.mode):
             # The kernel cannot bear an inode that changes its type.
@@ -266,8 +291,52 @@ class Arrivals:
         # Not its names: a directory that loses its entry in the kernel has none to those in it.
         self._attributes.append(row.id)
 
+    def _learn_link(self, row: InodeRow, item: Item) -> None:
+        """What the item of a file with one name says about others: of the version known here, for
+        it is about content too."""
+        link = item.attributes.link if item.attributes is not None else None
+        is_known = item.version is not None and item.version.tag == row.base_tag
+        if row.is_dir or row.is_linked or row.link == link or not is_known:
+            return
+        aliases.set_link(self._store, row.id, link)
+        self._join(row.id)
+
+    def _join(self, ino: InodeId) -> None:
+        """Make the inode a further name of the file of which its item says it is one; later, if
+        somebody uses it now."""
+        row = inodes.get(self._store, ino)
+        if row is None or row.link is None or row.is_linked or row.nlink == 0 or row.dirty:
+            return
+        file = aliases.by_link(self._store, row.link)
+        if file is None or file.id == ino or not _are_alike(file, row):
+            return
+        if self._table.get(ino) is not None or self._is_promised(row):
+            return
+        now = self._clock.now_ns()
+        alias = inodes.insert(
+            self._store,
+            mode=row.mode,
+            uid=row.uid,
+            gid=row.gid,
+            now_ns=now,
+            in_cloud=True,
+            base=row.base,
+            item_id=row.item_id,
+            remote_key=row.remote_key,
+            alias_of=file.id,
+            link=row.link,
+        )
+        self._notify_names(ino)
+        aliases.give_name(self._store, ino, alias)
+        inodes.set_nlink(self._store, ino, 0, now)
+        inodes.set_base(self._store, ino, None, in_cloud=False, item_id=None, remote_key=None)
+        inodes.set_nlink(self._store, file.id, file.nlink + 1, now)
+        self._attributes.append(file.id)
+        self._joined.append(ino)
+        log.debug("joined ino=%d file=%d", ino, file.id)
+
     def _notify_names(self, ino: InodeId) -> None:
-        for dentry in inodes.names_of(self._store, ino):
+        for dentry in aliases.all_names(self._store, ino):
             self._entries.append((dentry.parent, dentry.name))
 
     def _free_conflict_name(self, parent: InodeId, name: bytes, now: int) -> bytes:
@@ -277,3 +346,9 @@ class Arrivals:
             if self._tree.lookup(parent, aside) is None:
                 return aside
             n += 1
+
+
+def _are_alike(file: InodeRow, row: InodeRow) -> bool:
+    """Whether two inodes can be the same file."""
+    is_same_size = bool(file.dirty) or file.base_size == row.base_size
+    return stat.S_IFMT(file.mode) == stat.S_IFMT(row.mode) and is_same_size

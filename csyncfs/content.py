@@ -7,7 +7,9 @@ it waits for a fetch only where a program reads bytes that are not here.
 import errno
 import logging
 import os
-from collections.abc import Callable
+import stat
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -293,6 +295,23 @@ class Content:
             return
         self.need_file(live)
         await self._fetcher.ensure(live, 0, live.size, Span(0, live.size))
+
+    @asynccontextmanager
+    async def whole(self, live: LiveInode, row: InodeRow) -> AsyncGenerator[tuple[int, int]]:
+        """Descriptor and size of what is to be uploaded: the content, fetched where it is absent,
+        of a symlink its target."""
+        if stat.S_ISREG(row.mode):
+            await self.fill(live)
+            self.need_file(live)
+            yield live.fd, live.size
+            return
+        fd = os.memfd_create("csyncfs-target")
+        try:
+            target = row.target or b""
+            os.write(fd, target)
+            yield fd, len(target)
+        finally:
+            os.close(fd)
 
     # -- writing -------------------------------------------------------------------------
 

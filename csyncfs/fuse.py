@@ -206,8 +206,7 @@ class Adapter(pyfuse3.Operations):
     async def link(
         self, inode: InodeId, new_parent_inode: InodeId, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
-        # EPERM is what link(2) documents for file systems without hard links.
-        raise FsError(errno.EPERM)
+        return self._told(await self._vfs.link(inode, new_parent_inode, new_name))
 
     @guarded
     async def open(self, inode: InodeId, flags: int, ctx: RequestContext) -> FileInfo:

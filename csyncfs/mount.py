@@ -26,6 +26,7 @@ from csyncfs.clock import WallClock
 from csyncfs.config import Fsync, MountConfig
 from csyncfs.content import Content
 from csyncfs.control import ControlServer
+from csyncfs.copies import Copies
 from csyncfs.errors import AccessDenied, ConfigError, CsyncError, NoSuchStore, StoreFull
 from csyncfs.eviction import Evictor
 from csyncfs.fetcher import Fetcher
@@ -33,6 +34,7 @@ from csyncfs.fuse import Adapter, KernelNotifier, Session
 from csyncfs.inode import InodeTable
 from csyncfs.moves import Moves
 from csyncfs.ordering import Ordering
+from csyncfs.places import TreePolicy
 from csyncfs.poller import Poller
 from csyncfs.promise import Promise
 from csyncfs.puts import Puts
@@ -40,7 +42,7 @@ from csyncfs.steering import Steering
 from csyncfs.store import contents, inodes, journal, settings
 from csyncfs.store.db import Store, open_store
 from csyncfs.transfer.client import TransferClient
-from csyncfs.tree import Tree, TreePolicy
+from csyncfs.tree import Tree
 from csyncfs.uploader import Uploader
 from csyncfs.uploads import Uploads
 from csyncfs.vfs import Vfs
@@ -217,11 +219,12 @@ class _Mount:
             device=config.device,
         )
         puts = Puts(promise, self._content, self._adopter)
+        copies = Copies(promise, self._content, self._adopter, facts)
         moves = Moves(promise, self._adopter, facts)
         self._uploader = Uploader(
             store,
             self._table,
-            Uploads(promise, self._content, puts, moves),
+            Uploads(promise, self._content, puts, copies, moves),
             self._clock,
             slots=config.uploads,
             upload_delay_ns=self._policy.upload_delay_ns,

@@ -210,12 +210,25 @@ class Moves:
             self._adopter.part(current, item)
             self._promise.look_at_parent(row.id)
             return
+        if current.is_linked:
+            self._leave_old_name(current)
+            return
         with self._adopter.changes():
             self._adopter.take_over(current, item)
 
+    def _leave_old_name(self, row: InodeRow) -> None:
+        """One of a file's names was renamed here, and there something else put in its place:
+        that keeps the old name, and the file is copied to the new one."""
+        if row.alias_of is not None or self._adopter.can_recreate(row):
+            self._adopter.recreate(row)
+            return
+        dentry = inodes.names_of(self._store, row.id)[0]
+        journal.remove_kind(self._store, row.id, IntentKind.MOVE)
+        self._adopter.remove_gone(dentry.parent, dentry.name, row)
+
     def _source_gone(self, row: InodeRow) -> None:
         """Deleted there, renamed here: what is wholly here is uploaded anew, else it goes."""
-        if row.dirty or self._adopter.can_recreate(row):
+        if row.dirty or row.alias_of is not None or self._adopter.can_recreate(row):
             self._adopter.recreate(row)
             return
         dentry = inodes.names_of(self._store, row.id)[0]
@@ -484,6 +497,8 @@ class Moves:
             live = self._promise.table.get(row.id)
             if live is not None:
                 live.base = item.version
+            if current.is_linked:
+                self._tree.follow(row.id, now)
             self._promise.recheck_attributes(row.id, writing, now)
 
     async def delete(self, intent: Intent) -> None:

@@ -48,11 +48,23 @@ class Ordering:
         if row is None or row.nlink == 0:
             return None
         waits_for = self.pending_ancestor(row.id)
+        if waits_for is None and intent.kind == IntentKind.PUT:
+            waits_for = self._file_first(row)
         if waits_for is None and self._has_to_wait(intent, row):
             waits_for = row.id
         if waits_for is not None and intent.kind == IntentKind.MOVE and self.can_step_aside(row):
             return None
         return waits_for
+
+    def _file_first(self, row: InodeRow) -> InodeId | None:
+        """The file of which the inode is a further name, until its own item is as it should be."""
+        file = row.alias_of
+        if file is None or not row.dirty:
+            return None
+        is_busy = file in self._table.running or any(
+            self.is_pending(file, kind) for kind in (IntentKind.PUT, IntentKind.ATTRS)
+        )
+        return file if is_busy else None
 
     def can_step_aside(self, row: InodeRow) -> bool:
         """Whether the inode has to make room for what it waits for itself."""
@@ -80,7 +92,7 @@ class Ordering:
         if above is not None:
             return above
         owner = self._in_the_way(self._tree.target(row).key, ino)
-        return None if owner is None else owner.id
+        return self._file_first(row) if owner is None else owner.id
 
     def owner(self, key: str) -> InodeRow | None:
         """Whose item is in the way at this key until its MOVE is done."""
@@ -197,6 +209,10 @@ class Ordering:
         """Whether a directory above one of the keys is being moved, other than the inode."""
         pairs = [pair for other, pair in self.moving_trees.items() if other != ino]
         return any(key.startswith(pair) for pair in pairs for key in keys)
+
+    def busy_keys(self) -> set[str]:
+        """Keys that requests under way change: what a listing says of them may be old or new."""
+        return {key for keys in self.running_keys.values() for key in keys}
 
     def is_worked_on(self, key: str, ino: InodeId) -> bool:
         """Whether a request of another inode's changes this very key."""

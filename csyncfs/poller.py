@@ -229,10 +229,11 @@ class Poller:
             if row is None or row.nlink == 0:
                 return
             prefix = self._tree.location(row).key
+            unsure = self._unsure(listing)
             with self._adopter.changes():
                 for item in page.items[start : start + _BATCH]:
                     key = item.location.key
-                    if key.startswith(prefix) and key not in listing.touched:
+                    if key.startswith(prefix) and key not in unsure:
                         self._adopter.learn(directory, item)
             await trio.lowlevel.checkpoint()
 
@@ -258,10 +259,11 @@ class Poller:
         tell = row is None or row.listed_ns is not None
         for start in range(0, len(items), _BATCH):
             both: list[tuple[InodeId, Item]] = []
+            unsure = self._unsure(listing)
             with self._adopter.changes(tell=tell):
                 for item in items[start : start + _BATCH]:
                     seen.add(item.location.key.encode("utf-8", "surrogateescape"))
-                    if item.location.key in listing.touched:
+                    if item.location.key in unsure:
                         continue
                     row = self._adopter.apply(directory, item)
                     if row is not None:
@@ -269,6 +271,10 @@ class Poller:
             for ino, item in both:
                 await self._resolve(ino, item)
             await trio.lowlevel.checkpoint()
+
+    def _unsure(self, listing: _Listing) -> set[str]:
+        """Keys this mount changed while the listing ran, or changes just now."""
+        return listing.touched | self._ordering.busy_keys()
 
     async def _resolve(self, ino: InodeId, item: Item) -> None:
         if ino in self._table.running:
@@ -300,7 +306,7 @@ class Poller:
     def _is_shown(self, row: InodeRow, listing: _Listing, seen: set[bytes]) -> bool:
         """Whether the listing has it, or cannot know because this mount changed it meanwhile."""
         key = self._tree.location(row).key
-        return key.encode("utf-8", "surrogateescape") in seen or key in listing.touched
+        return key.encode("utf-8", "surrogateescape") in seen or key in self._unsure(listing)
 
     def _belongs(self, directory: InodeId, row: InodeRow) -> bool:
         """Whether this listing would have to show the inode's item."""
@@ -314,7 +320,7 @@ class Poller:
         if row.is_dir:
             if not self._ordering.has_pending_place(row.id):
                 await self._adopter.remove_gone_dir(row.id)
-        elif row.dirty:
+        elif row.dirty or self._tree.file_of(row).dirty:
             self._adopter.recreate(row)
         elif not journal.has_any(self._store, row.id):
             self._adopter.remove_gone(directory, name, row)

@@ -1,14 +1,15 @@
 """What all kinds of intents need when they run: where to, over what, with which attributes,
 and what success makes true."""
 
+import uuid
 from typing import Protocol
 
 from csyncfs.backends.base import Backend, Writing
 from csyncfs.clock import Clock
-from csyncfs.errors import CsyncError, NotFound
+from csyncfs.errors import CsyncError, NotFound, Retry
 from csyncfs.inode import InodeTable
 from csyncfs.ordering import Ordering, other_kind
-from csyncfs.store import inodes, journal
+from csyncfs.store import aliases, inodes, journal
 from csyncfs.store.db import Store
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import Intent, IntentKind
@@ -99,16 +100,17 @@ class Promise:
         self.ordering.running_keys[ino] = keys
 
     def writing(self, row: InodeRow, put_id: str) -> Writing:
-        """The inode's attributes as they are now."""
-        row = self.table.overlay(row)
-        xattrs = inodes.all_xattrs(self.store, row.id)
+        """The attributes as they are now of the inode, or of the file that it is a name of."""
+        file = self.table.overlay(self.tree.file_of(row))
+        xattrs = inodes.all_xattrs(self.store, file.id)
         attributes = Attributes(
-            mode=row.mode,
-            uid=row.uid,
-            gid=row.gid,
-            mtime_ns=row.mtime_ns,
-            rdev=row.rdev or None,
+            mode=file.mode,
+            uid=file.uid,
+            gid=file.gid,
+            mtime_ns=file.mtime_ns,
+            rdev=file.rdev or None,
             xattrs={name.decode("utf-8", "replace"): value for name, value in xattrs.items()},
+            link=row.link,
         )
         return Writing(attributes, put_id, self.device)
 
@@ -143,8 +145,90 @@ class Promise:
         row = self.tree.row(ino)
         if not self.tree.policy.keeps_attributes or self.ordering.is_pending(ino, IntentKind.PUT):
             return
-        if self.writing(row, sent.put_id).attributes != sent.attributes:
+        if self.writing(row, sent.put_id).attributes == sent.attributes:
+            return
+        if row.alias_of is not None:
+            self.tree.follow(row.alias_of, now)
+        else:
             journal.add_now(self.store, IntentKind.ATTRS, ino, now, is_dir=row.is_dir)
+
+    def goal(self, row: InodeRow) -> tuple[Expect, Intent | None, Location]:
+        """Where a file's content goes, which version there has to be there, and the DELETE that
+        the new one makes void."""
+        moves = row.remote_key is not None and self.ordering.is_pending(row.id, IntentKind.MOVE)
+        if row.in_cloud and row.base is not None and not moves:
+            return row.base, None, self.tree.location(row)
+        return self.claim(row.id, self.tree.target(row))
+
+    def start_put(self, intent: Intent, generation: int) -> tuple[str, str | None]:
+        """Put id and resume state: the same for every try with the same content, so that a
+        lost reply is recognised."""
+        if intent.put_id is not None and intent.put_generation == generation:
+            return intent.put_id, intent.resume
+        put_id = uuid.uuid4().hex
+        with self.store.transaction():
+            journal.start_put(self.store, intent.seq, put_id, generation)
+        return put_id, None
+
+    def settle_put(
+        self,
+        before: InodeRow,
+        target: Location,
+        writing: Writing,
+        absorbed: Intent | None,
+        item: Item,
+    ) -> InodeRow | None:
+        """What is true of every PUT that succeeded, inside its transaction. None: the inode was
+        unlinked meanwhile, and what was made has to go again."""
+        if absorbed is not None:
+            journal.remove(self.store, absorbed.seq)
+        row = inodes.get(self.store, before.id)
+        if row is None or row.nlink == 0:
+            self.delete_later(before.id, target, item.version, is_dir=False)
+            return None
+        if before.in_cloud and before.remote_key not in (None, target.key):
+            old = self.tree.location(before)
+            self.delete_later(row.id, old, before.base, is_dir=False)
+        self.settle(row, target, item, self.clock.now_ns())
+        if row.link != writing.attributes.link:
+            aliases.set_link(self.store, row.id, writing.attributes.link)
+        return row
+
+    def refused(
+        self,
+        target: Location,
+        expect: Expect,
+        absorbed: Intent | None,
+        item: Item | None,
+    ) -> None:
+        """Somebody else changed what was about to be overwritten; or has the store no reason?"""
+        if (
+            item is not None
+            and item.version is not None
+            and isinstance(expect, RemoteVersion)
+            and item.version.tag == expect.tag
+        ):
+            raise Retry("the store refused a version that it still has")
+        if absorbed is not None:
+            # The DELETE has nothing to delete any more: gone, or edited, which beats it.
+            journal.remove(self.store, absorbed.seq)
+        self.watcher.touched(target.key)
+
+    def is_own(self, row: InodeRow, item: Item) -> bool:
+        """Whether another inode of ours put this there and never heard of it: a crash or a
+        lost reply, and then a rename. It is noted; its MOVE has to come first."""
+        other = journal.by_put_id(self.store, item.put_id) if item.put_id else None
+        if other is None or other.inode in (row.id, *self.table.running):
+            return False
+        with self.store.transaction():
+            owner = inodes.get(self.store, other.inode)
+            if owner is None or owner.nlink == 0 or owner.in_cloud:
+                return False
+            self.settle(owner, item.location, item, self.clock.now_ns())
+        live = self.table.get(other.inode)
+        if live is not None:
+            live.base = item.version
+        return True
 
     def look_at_parent(self, ino: InodeId) -> None:
         """List the directory soon that the inode is in."""

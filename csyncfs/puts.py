@@ -1,20 +1,20 @@
 """PUT: a file's content reaches the cloud, or both sides are kept."""
 
 import logging
-import os
 import stat
-import uuid
+from dataclasses import replace
 
 from csyncfs.adopt import Adopter
 from csyncfs.backends.base import Source, Writing
 from csyncfs.content import Content
-from csyncfs.errors import Retry, VersionMismatch
+from csyncfs.errors import VersionMismatch
 from csyncfs.inode import LiveInode
+from csyncfs.links import new_link
 from csyncfs.promise import NotYet, Promise
 from csyncfs.store import inodes, journal
 from csyncfs.store.inodes import InodeRow
-from csyncfs.store.journal import Intent, IntentKind
-from csyncfs.types import Expect, Item, Kind, Location, RemoteVersion
+from csyncfs.store.journal import Intent
+from csyncfs.types import Expect, Item, Kind, Location
 
 log = logging.getLogger(__name__)
 
@@ -33,26 +33,12 @@ class Puts:
         """Upload the content as it is now; a change meanwhile leaves the intent in place."""
         live = self._content.pin(row)
         try:
-            if not stat.S_ISREG(row.mode):
-                await self._put_target(intent, row, live)
-                return
-            await self._content.fill(live)
-            self._content.need_file(live)
-            if live.is_unsaved:
-                self._content.save(live)
-            await self._put_content(intent, live, live.fd, live.size)
+            async with self._content.whole(live, row) as (fd, size):
+                if live.is_unsaved:
+                    self._content.save(live)
+                await self._put_content(intent, live, fd, size)
         finally:
             self._content.unpin(live)
-
-    async def _put_target(self, intent: Intent, row: InodeRow, live: LiveInode) -> None:
-        """Symlinks carry their target as content, special files nothing."""
-        fd = os.memfd_create("csyncfs-target")
-        try:
-            target = row.target or b""
-            os.write(fd, target)
-            await self._put_content(intent, live, fd, len(target))
-        finally:
-            os.close(fd)
 
     async def _put_content(self, intent: Intent, live: LiveInode, fd: int, size: int) -> None:
         if self._promise.ordering.blocker(intent) is not None:
@@ -60,9 +46,13 @@ class Puts:
             raise NotYet("its place has to be ready first")
         row = self._tree.row(live.ino)
         generation = live.generation
-        expect, absorbed, target = self._goal(row)
-        put_id, resume = self._start(intent, generation)
+        expect, absorbed, target = self._promise.goal(row)
+        put_id, resume = self._promise.start_put(intent, generation)
         writing = self._promise.writing(row, put_id)
+        if row.link is not None:
+            # Content that its other names have not yet.
+            link = new_link(row.link, put_id[:16])
+            writing = replace(writing, attributes=replace(writing.attributes, link=link))
         self._promise.works_on(row.id, target.key)
 
         async def confirm() -> bool:
@@ -85,25 +75,6 @@ class Puts:
             return
         self._done(intent, row, live, generation, target, writing, absorbed, item)
 
-    def _goal(self, row: InodeRow) -> tuple[Expect, Intent | None, Location]:
-        """Where to, and which version there has to be."""
-        moves = row.remote_key is not None and self._promise.ordering.is_pending(
-            row.id, IntentKind.MOVE
-        )
-        if row.in_cloud and row.base is not None and not moves:
-            return row.base, None, self._tree.location(row)
-        return self._promise.claim(row.id, self._tree.target(row))
-
-    def _start(self, intent: Intent, generation: int) -> tuple[str, str | None]:
-        """Put id and resume state: the same for every try with the same content, so that a
-        lost reply is recognised."""
-        if intent.put_id is not None and intent.put_generation == generation:
-            return intent.put_id, intent.resume
-        put_id = uuid.uuid4().hex
-        with self._store.transaction():
-            journal.start_put(self._store, intent.seq, put_id, generation)
-        return put_id, None
-
     def _done(
         self,
         intent: Intent,
@@ -117,20 +88,14 @@ class Puts:
     ) -> None:
         now = self._promise.clock.now_ns()
         with self._store.transaction():
-            if absorbed is not None:
-                journal.remove(self._store, absorbed.seq)
-            row = inodes.get(self._store, before.id)
-            if row is None or row.nlink == 0:
-                # Unlinked while it was uploaded: what was made has to go again.
+            row = self._promise.settle_put(before, target, writing, absorbed, item)
+            if row is None:
                 journal.remove(self._store, intent.seq)
-                self._promise.delete_later(before.id, target, item.version, is_dir=False)
             else:
-                if before.in_cloud and before.remote_key not in (None, target.key):
-                    old = self._tree.location(before)
-                    self._promise.delete_later(row.id, old, before.base, is_dir=False)
-                self._promise.settle(row, target, item, now)
                 if live.generation == generation:
                     self._became_clean(intent, row, live)
+                    if row.is_linked:
+                        self._tree.follow(row.id, now)
                 self._promise.recheck_attributes(row.id, writing, now)
         live.base = item.version
         self._content.settle_file(live)
@@ -154,32 +119,6 @@ class Puts:
     ) -> None:
         """Somebody else changed what we were about to overwrite."""
         item = exc.current or await self._promise.head(target, Kind.FILE)
-        if (
-            item is not None
-            and item.version is not None
-            and isinstance(expect, RemoteVersion)
-            and item.version.tag == expect.tag
-        ):
-            raise Retry("the store refused a version that it still has")
-        if absorbed is not None:
-            # The DELETE has nothing to delete any more: gone, or edited, which beats it.
-            journal.remove(self._store, absorbed.seq)
-        self._promise.watcher.touched(target.key)
-        if item is None or not self._is_own(row, item):
+        self._promise.refused(target, expect, absorbed, item)
+        if item is None or not self._promise.is_own(row, item):
             await self._adopter.resolve(row.id, item)
-
-    def _is_own(self, row: InodeRow, item: Item) -> bool:
-        """Whether another inode of ours put this there and never heard of it: a crash or a
-        lost reply, and then a rename. It is noted; its MOVE has to come first."""
-        other = journal.by_put_id(self._store, item.put_id) if item.put_id else None
-        if other is None or other.inode in (row.id, *self._promise.table.running):
-            return False
-        with self._store.transaction():
-            owner = inodes.get(self._store, other.inode)
-            if owner is None or owner.nlink == 0 or owner.in_cloud:
-                return False
-            self._promise.settle(owner, item.location, item, self._promise.clock.now_ns())
-        live = self._promise.table.get(other.inode)
-        if live is not None:
-            live.base = item.version
-        return True

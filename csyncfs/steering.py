@@ -27,7 +27,7 @@ from csyncfs.content import Content
 from csyncfs.control import Progress
 from csyncfs.errors import FsError
 from csyncfs.inode import InodeTable
-from csyncfs.store import conflicts, contents, inodes, journal, overview
+from csyncfs.store import aliases, conflicts, contents, inodes, journal, overview
 from csyncfs.store.db import Store
 from csyncfs.store.offline import open_read_only
 from csyncfs.transfer.client import TransferClient
@@ -141,8 +141,8 @@ class Steering:
         self._must_exist(path)
         files = freed = kept = 0
         for cached in contents.all_cached(self._store):
-            found = inodes.path_of(self._store, cached.inode)
-            if found is not None and not is_below(shown(found), path):
+            found = aliases.paths_of(self._store, cached.inode)
+            if found and not any(is_below(shown(name), path) for name in found):
                 continue
             bytes_freed = self._content.evict_now(cached.inode)
             freed += bytes_freed

@@ -83,6 +83,9 @@ class Attributes:
     rdev: int | None = None
     xattrs: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
     """User xattrs by name (``user.foo``)."""
+    link: str | None = None
+    """Of which file this is a name, and with which content (GROUP.STAMP). A backend tells it of
+    the very item it was written for: a copy made by somebody else is a file of its own."""
 
 
 @dataclass(frozen=True, slots=True)

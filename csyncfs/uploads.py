@@ -5,6 +5,7 @@ import errno
 from collections.abc import Awaitable, Callable
 
 from csyncfs.content import Content
+from csyncfs.copies import Copies
 from csyncfs.errors import FsError, NotFound, StoreError
 from csyncfs.moves import Moves
 from csyncfs.promise import Promise
@@ -18,11 +19,14 @@ from csyncfs.types import InodeId
 class Uploads:
     """Carries out intents; their order is the uploader's and ``ordering``'s."""
 
-    def __init__(self, promise: Promise, content: Content, puts: Puts, moves: Moves) -> None:
+    def __init__(
+        self, promise: Promise, content: Content, puts: Puts, copies: Copies, moves: Moves
+    ) -> None:
         self._promise = promise
         self._store = promise.store
         self._content = content
         self._puts = puts
+        self._copies = copies
         self._moves = moves
 
     def blocker(self, intent: Intent) -> InodeId | None:
@@ -52,7 +56,7 @@ class Uploads:
     def _step(self, intent: Intent, row: InodeRow) -> Callable[[Intent, InodeRow], Awaitable[None]]:
         match IntentKind(intent.kind):
             case IntentKind.PUT:
-                return self._puts.put
+                return self._puts.put if row.alias_of is None else self._copies.put
             case IntentKind.MKDIR:
                 return self._moves.make_dir
             case IntentKind.MOVE:

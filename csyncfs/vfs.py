@@ -107,7 +107,7 @@ class Vfs:
             row = self._tree.lookup(parent, name)
         else:
             self._poller.used(directory)
-        return None if row is None else self._table.overlay(row)
+        return None if row is None else self._table.overlay(self._tree.file_of(row))
 
     def _directory(self, ino: InodeId) -> InodeRow:
         row = self._tree.row(ino)
@@ -125,7 +125,7 @@ class Vfs:
     def read_dir(self, ino: InodeId, after: int, limit: int) -> list[tuple[int, bytes, InodeRow]]:
         """Entries behind a position, in a stable order while the directory changes."""
         return [
-            (position, name, self._table.overlay(row))
+            (position, name, self._table.overlay(self._tree.file_of(row)))
             for position, name, row in inodes.read_dir(self._store, ino, after, limit)
         ]
 
@@ -149,6 +149,11 @@ class Vfs:
             live = self._content.open_new(self._tree.row(ino))
             self._content.flush(live)
             await self._content.close(live, for_writing=True)
+        return self.getattr(ino)
+
+    async def link(self, ino: InodeId, new_parent: InodeId, new_name: bytes) -> InodeRow:
+        """One more name for a file of any type but a directory."""
+        self._tree.link(ino, new_parent, new_name)
         return self.getattr(ino)
 
     async def readlink(self, ino: InodeId) -> bytes:
@@ -210,7 +215,7 @@ class Vfs:
         live = self._table.get(row.id)
         if live is not None and live.is_unlinked:
             self._content.keep_for_readers(live)
-        if row.is_dir or live is not None:
+        if row.is_dir or live is not None or row.is_linked:
             return
         current = inodes.get(self._store, row.id)
         if current is not None and current.nlink == 0:
@@ -292,8 +297,9 @@ class Vfs:
         appeared in the cloud a moment ago. As ``open``, and the inode."""
         row = self._tree.lookup(parent, name)
         if row is not None and stat.S_ISREG(row.mode) and not flags & os.O_EXCL:
-            fh, keep = await self.open(row.id, flags)
-            return fh, keep, self.getattr(row.id)
+            ino = self._tree.file_of(row).id
+            fh, keep = await self.open(ino, flags)
+            return fh, keep, self.getattr(ino)
         fh, row = await self.create(parent, name, mode, uid, gid)
         return fh, True, row
 

@@ -15,7 +15,7 @@ import itertools
 import json
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -59,6 +59,8 @@ class _Stored:
     attributes: Attributes
     put_id: str | None
     device: str | None
+    bound: str = ""
+    """The key that its link was written for; "": somebody copied it, it is no name of the file."""
 
 
 @dataclass(slots=True)
@@ -180,9 +182,10 @@ class MemoryStore:
 
     def _item_of(self, key: str, stored: _Stored) -> Item:
         kind = Kind.DIR if key.endswith("/") else Kind.FILE
-        return Item(
-            Location(key), kind, stored.version, stored.attributes, stored.put_id, stored.device
-        )
+        # With real directories a rename keeps what is bound to the file.
+        is_bound = stored.bound != "" if self.real_dirs else stored.bound == key
+        attributes = stored.attributes if is_bound else replace(stored.attributes, link=None)
+        return Item(Location(key), kind, stored.version, attributes, stored.put_id, stored.device)
 
     def has_children(self, key: str) -> bool:
         return any(_is_below(k, key) for k in self._stored)
@@ -243,7 +246,8 @@ class MemoryStore:
 
     def put(self, key: str, content: bytes, writing: Writing) -> Item:
         self.admit(key, len(content))
-        self._stored[key] = self._made(content, writing.attributes, writing.put_id, writing.device)
+        made = self._made(content, writing.attributes, writing.put_id, writing.device)
+        self._stored[key] = replace(made, bound=key)
         return self._item_of(key, self._stored[key])
 
     def restamp(self, key: str, writing: Writing) -> Item:

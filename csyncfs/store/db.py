@@ -21,7 +21,7 @@ from csyncfs.errors import StoreDamaged, StoreError, StoreFull, StoreLocked
 log = logging.getLogger(__name__)
 
 APPLICATION_ID: Final = 0x6373796E  # "csyn"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 FILE_NAME: Final = "store.db"
 
 Row = tuple[Any, ...]
@@ -246,9 +246,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if tables == 0:
-        schema = resources.files(__package__ or "csyncfs.store").joinpath("schema.sql").read_text()
         connection.executescript(
-            f"BEGIN IMMEDIATE; {schema}"
+            f"BEGIN IMMEDIATE; {_script('schema.sql')}"
             f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
             "COMMIT;"
         )
@@ -262,6 +261,15 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     )
     if verdict != "ok":
         raise StoreDamaged(f"{path} is damaged: {verdict}")
+    for step in range(version + 1, SCHEMA_VERSION + 1):
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {_script(f'migrations/{step}.sql')}"
+            f"PRAGMA user_version = {step}; COMMIT;"
+        )
+
+
+def _script(name: str) -> str:
+    return resources.files(__package__ or "csyncfs.store").joinpath(name).read_text()
 
 
 def _is_small(path: Path) -> bool:

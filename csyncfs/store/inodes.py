@@ -9,7 +9,7 @@ from csyncfs.types import ROOT, InodeId, RemoteVersion
 _COLUMNS = (
     "id, mode, nlink, uid, gid, rdev, size, mtime_ns, ctime_ns, atime_ns, target, told, in_cloud, "
     "base_tag, base_size, base_mtime_ns, base_md5, item_id, remote_key, dirty, generation, "
-    "listed_ns"
+    "listed_ns, alias_of, link"
 )
 _PREFIXED = ", ".join(f"i.{column}" for column in _COLUMNS.split(", "))
 
@@ -39,10 +39,17 @@ class InodeRow(NamedTuple):
     dirty: int
     generation: int
     listed_ns: int | None
+    alias_of: InodeId | None
+    link: str | None
 
     @property
     def is_dir(self) -> bool:
         return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_linked(self) -> bool:
+        """Whether it is one name of a file that has several."""
+        return self.alias_of is not None or (self.nlink > 1 and not self.is_dir)
 
     @property
     def remote_key(self) -> str | None:
@@ -97,7 +104,8 @@ def has_children(store: Store, parent: InodeId) -> bool:
 
 
 def names_of(store: Store, ino: InodeId) -> list[Dentry]:
-    """Every name of an inode; directories have at most one, the root none."""
+    """The name of an inode: one, or none of the root and of what was unlinked. Further names of
+    a file are inodes too (``aliases``)."""
     rows = store.all(
         "SELECT id, parent, name, inode FROM dentry WHERE inode = ? ORDER BY id", (ino,)
     )
@@ -119,9 +127,12 @@ def path_of(store: Store, ino: InodeId) -> bytes | None:
 
 
 def by_remote_key(store: Store, key: str) -> InodeRow | None:
-    """The inode that explicitly owns this key (derived keys are found by name)."""
+    """The inode that explicitly owns this key (derived keys are found by name); an unlinked one
+    only until its item is deleted or replaced."""
     row = store.one(
-        f"SELECT {_COLUMNS} FROM inode WHERE remote_key = ? AND in_cloud = 1 LIMIT 1",
+        f"SELECT {_COLUMNS} FROM inode WHERE remote_key = ? AND in_cloud = 1 AND (nlink > 0 OR "
+        "EXISTS (SELECT 1 FROM intent t WHERE t.inode = inode.id AND t.kind = 'delete')) "
+        "ORDER BY nlink = 0 LIMIT 1",
         (key_to_db(key),),
     )
     return InodeRow._make(row) if row else None
@@ -165,13 +176,16 @@ def insert(
     item_id: str | None = None,
     remote_key: str | None = None,
     dirty: bool = False,
+    alias_of: InodeId | None = None,
+    link: str | None = None,
 ) -> InodeId:
     mtime_ns = now_ns if mtime_ns is None else mtime_ns
     return InodeId(
         store.insert(
             "INSERT INTO inode (mode, nlink, uid, gid, rdev, size, mtime_ns, ctime_ns, atime_ns, "
             "target, told, in_cloud, base_tag, base_size, base_mtime_ns, base_md5, item_id, "
-            "remote_key, dirty) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "remote_key, dirty, alias_of, link) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(mode, nlink, uid, gid, rdev, size, mtime_ns, now_ns, mtime_ns),
                 *(
@@ -182,6 +196,8 @@ def insert(
                     item_id,
                     key_to_db(remote_key),
                     dirty,
+                    alias_of,
+                    link,
                 ),
             ),
         )
@@ -278,6 +294,10 @@ def set_attributes(
 
 def set_size(store: Store, ino: InodeId, size: int, mtime_ns: int) -> None:
     store.run("UPDATE inode SET size = ?, mtime_ns = ? WHERE id = ?", (size, mtime_ns, ino))
+
+
+def set_base_mtime(store: Store, ino: InodeId, mtime_ns: int) -> None:
+    store.run("UPDATE inode SET base_mtime_ns = ? WHERE id = ?", (mtime_ns, ino))
 
 
 def set_target(store: Store, ino: InodeId, target: bytes) -> None:

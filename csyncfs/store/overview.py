@@ -72,6 +72,8 @@ def conflict_rows(store: Store, path: str | None) -> list[ConflictRow]:
 
 def _size(store: Store, ino: InodeId, then: int) -> int:
     row = inodes.get(store, ino)
+    if row is not None and row.alias_of is not None:
+        row = inodes.get(store, row.alias_of)
     return then if row is None else row.size
 
 

@@ -23,11 +23,15 @@ CREATE TABLE inode (
     remote_key  BLOB,                               -- UTF-8 key (surrogateescape) of the item, if not at the parent's key + own name; NULL: there
     dirty       INTEGER NOT NULL DEFAULT 0,         -- 1: content not yet in the cloud (a PUT intent exists)
     generation  INTEGER NOT NULL DEFAULT 0,         -- content counter: up with every save of changed bytes
-    listed_ns   INTEGER                             -- directories: end of the last complete listing; NULL: never
+    listed_ns   INTEGER,                            -- directories: end of the last complete listing; NULL: never
+    alias_of    INTEGER REFERENCES inode(id),       -- not a file but a further name of this one, with an item of its own
+    link        TEXT                                -- what the item says of its file's identity and content (GROUP.STAMP); NULL: nothing
 ) STRICT;
 CREATE INDEX inode_remote_key ON inode(remote_key) WHERE remote_key IS NOT NULL;
 CREATE INDEX inode_item_id ON inode(item_id) WHERE item_id IS NOT NULL;
 CREATE INDEX inode_orphan ON inode(id) WHERE nlink = 0;
+CREATE INDEX inode_alias_of ON inode(alias_of) WHERE alias_of IS NOT NULL;
+CREATE INDEX inode_link ON inode(link) WHERE link IS NOT NULL;
 
 CREATE TABLE dentry (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,  -- readdir position: stable while the directory changes

@@ -13,6 +13,7 @@ from csyncfs.backends.base import Writing
 from csyncfs.backends.s3 import metadata
 from csyncfs.types import Attributes
 
+KEY = "prefix/dir/file"
 _TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR)
 
 
@@ -30,6 +31,7 @@ _attributes = st.builds(
     mtime_ns=st.none() | st.integers(-(2**62), 2**62),
     rdev=st.none() | st.integers(0, 2**64 - 1),
     xattrs=st.dictionaries(_names, st.binary(max_size=32), max_size=4),
+    link=st.none() | st.from_regex(r"[0-9a-f]{16}\.[0-9a-f]{16}", fullmatch=True),
 )
 _writings = st.builds(
     Writing, _attributes, st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20)
@@ -38,16 +40,23 @@ _writings = st.builds(
 
 @given(_writings)
 def test_attributes_survive_the_round_trip(writing: Writing) -> None:
-    told = metadata.encode(writing)
+    told = metadata.encode(writing, KEY)
 
-    assert metadata.decode(told) == writing.attributes
+    assert metadata.decode(told, KEY) == writing.attributes
     assert metadata.put_id(told) == writing.put_id
     assert metadata.device(told) == writing.device
 
 
 @given(_writings)
+def test_a_copy_made_by_another_tool_is_no_name_of_the_file(writing: Writing) -> None:
+    told = metadata.encode(writing, KEY)
+
+    assert metadata.decode(told, "prefix/dir/backup").link is None
+
+
+@given(_writings)
 def test_every_name_and_value_survives_every_server(writing: Writing) -> None:
-    for name, value in metadata.encode(writing).items():
+    for name, value in metadata.encode(writing, KEY).items():
         assert name.isascii()
         assert name.isalnum()
         assert name.islower()
@@ -61,7 +70,7 @@ _text = st.text(max_size=30) | st.from_regex(r"-?[0-9a-fx.]{1,40}(ns)?", fullmat
 
 @given(st.dictionaries(st.sampled_from(sorted(metadata.KNOWN)), _text))
 def test_broken_metadata_is_never_an_error(told: dict[str, str]) -> None:
-    attributes = metadata.decode(told)
+    attributes = metadata.decode(told, KEY)
 
     assert attributes.mode is None or 0 <= attributes.mode <= 0o177777
     assert attributes.uid is None or 0 <= attributes.uid < 2**32
@@ -103,16 +112,16 @@ def test_broken_metadata_is_never_an_error(told: dict[str, str]) -> None:
     ],
 )  # fmt: skip
 def test_conventions_of_other_tools_are_read(told: dict[str, str], expected: Attributes) -> None:
-    assert metadata.decode(told) == expected
+    assert metadata.decode(told, KEY) == expected
 
 
 def test_xattrs_that_do_not_fit_are_left_out_whole() -> None:
     attributes = Attributes(mode=0o100644, mtime_ns=1, xattrs={"user.big": b"x" * 2000})
 
-    told = metadata.encode(Writing(attributes, "id", "device"))
+    told = metadata.encode(Writing(attributes, "id", "device"), KEY)
 
     assert "xattr" not in told
-    assert metadata.decode(told) == Attributes(mode=0o100644, mtime_ns=1)
+    assert metadata.decode(told, KEY) == Attributes(mode=0o100644, mtime_ns=1)
     assert sum(len(name) + len(value) for name, value in told.items()) <= 2048
 
 

@@ -67,6 +67,32 @@ async def test_a_name_comes_back_or_is_refused(mount: Mount, name: str) -> None:
     assert key not in await mount.names("dir/")
 
 
+async def test_a_path_as_long_as_linux_allows(mount: Mount) -> None:
+    """PATH_MAX is 4,096 bytes; a key of S3 has 1,024. Short and long names side by side."""
+    if mount.can.max_key_bytes:
+        pytest.skip(f"{mount.can.name} has keys of {mount.can.max_key_bytes} bytes at most")
+    parts = [f"{number:0199d}/" for number in range(20)]
+    for depth in range(1, 21):
+        await mount.backend.make_dir(Location("".join(parts[:depth])), writing())
+    above, deep = "".join(parts[:4]), "".join(parts)
+    await mount.put(f"{above}short", b"short")
+    await mount.put(f"{above}{'l' * 250}", b"long")
+    put = await mount.put(f"{deep}f", b"deep")
+    assert (await mount.head(deep, Kind.DIR)).kind is Kind.DIR
+    assert await mount.read(f"{deep}f") == b"deep"
+    assert await mount.names(deep) == [f"{deep}f"]
+    copied = await mount.backend.copy(
+        Location(f"{deep}f"), Location(f"{above}{'c' * 250}"), writing(), version(put), ABSENT
+    )
+    assert set(await mount.names(above)) == {
+        *(f"{above}short", f"{above}{'l' * 250}"),
+        *(f"{above}{parts[4]}", copied.location.key),
+    }
+    await mount.backend.delete(Location(f"{deep}f"), Kind.FILE, version(put))
+    await mount.backend.delete(Location(deep), Kind.DIR, None)
+    assert await mount.names("".join(parts[:19])) == []
+
+
 async def test_raw_names_are_kept_or_refused_as_declared(mount: Mount) -> None:
     if mount.can.raw_names:
         await mount.put(NAMES["not-utf8"], b"content")

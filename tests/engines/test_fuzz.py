@@ -21,7 +21,8 @@ _AT_ONCE = 20
 def test_mounts_agree_and_nothing_closed_is_lost(tmp_path: Path, first: int) -> None:
     for seed in range(first, first + _AT_ONCE):
         home = tmp_path / str(seed)
-        live_once(seed, home, steps=_STEPS, real_dirs=bool(seed & 1), content_tags=bool(seed & 2))
+        flavour = {"real_dirs": bool(seed & 1), "content_tags": bool(seed & 2)}
+        live_once(seed, home, steps=_STEPS, links=bool(seed & 4), **flavour)
 
 
 # Stories of 60 steps that once ended badly.
@@ -34,3 +35,13 @@ _KEPT = (
 @pytest.mark.parametrize("seed", _KEPT)
 def test_a_story_that_once_ended_badly(tmp_path: Path, seed: int) -> None:
     live_once(seed, tmp_path, steps=60, real_dirs=bool(seed & 1), content_tags=bool(seed & 2))
+
+
+# The same with hard links.
+_KEPT_LINKED = (7110177, 7120049, 7122151)
+
+
+@pytest.mark.parametrize("seed", _KEPT_LINKED)
+def test_a_story_with_links_that_once_ended_badly(tmp_path: Path, seed: int) -> None:
+    flavour = {"real_dirs": bool(seed & 1), "content_tags": bool(seed & 2)}
+    live_once(seed, tmp_path, steps=60, links=True, **flavour)

@@ -274,3 +274,45 @@ async def test_writing_on_after_a_foreign_removal_loses_nothing(
         await a.up.vfs.write(fh, 0, b"MINE")
         await a.close(fh)
         assert list((await agree(a)).values()) == [b"MINE"]
+
+
+async def test_a_listing_does_not_bring_back_what_was_unlinked_while_it_was_sent(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """The PUT has made the object, its reply is on its way, and its name is gone already."""
+    async with machines(tmp_path, bucket, "a") as (a,):
+        await a.list()
+        sent = trio.Event()
+
+        async def slow_reply(step: str, key: str) -> None:
+            if step == "put:done":
+                sent.set()
+                await trio.sleep(20)
+
+        a.on_step = slow_reply
+        await a.write("f", b"one")
+        await sent.wait()
+        await a.unlink("f")
+        await a.look()
+        assert await a.list() == []
+        a.on_step = None
+        assert await agree(a) == {}
+
+
+async def test_a_listing_does_not_bring_back_the_old_name_of_a_renamed_file(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """Also if the kernel still knows a file that had the name, and was renamed, before."""
+    async with machines(tmp_path, bucket, "a", refresh_s=0.1, upload_delay_s=5) as (a,):
+        for _ in range(2):
+            await a.write("f", b"one")
+            await a.flush()
+            a.up.table.remember((await a.row("f")).id)
+            await a.rename("f", "g")
+            await a.unlink("g")
+        await a.write("f", b"two")
+        await a.flush()
+        await a.rename("f", "h")
+        await a.look()
+        assert await a.list() == ["h"]
+        assert await agree(a) == {"h": b"two"}

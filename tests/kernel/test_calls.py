@@ -142,7 +142,7 @@ def test_directories_and_their_errors(place: Place) -> None:
     _refuses(errno.ENOTDIR, os.rmdir, directory / "f")
     _refuses(errno.EISDIR, os.unlink, directory)
     _refuses(errno.ENOENT, os.unlink, place.path / "none")
-    _refuses(errno.EPERM, os.link, directory / "f", place.path / "hard")
+    _refuses(errno.EPERM, os.link, directory, place.path / "hard")
     (directory / "f").unlink()
     place.mount.flush()
     assert directory.is_dir()

@@ -304,12 +304,6 @@ def test_fifos_and_sockets_connect_processes(place: Place) -> None:
     assert place.stored() == {}
 
 
-def test_hard_links_are_refused(place: Place) -> None:
-    (place.path / "f").touch()
-    refuses(errno.EPERM, os.link, place.path / "f", place.path / "g")
-    assert os.listdir(place.path) == ["f"]
-
-
 # -- attributes ----------------------------------------------------------------------------------
 
 

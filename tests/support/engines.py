@@ -8,7 +8,7 @@ Machines share a bucket. Time is trio's, so tests run under the autojump clock.
 import os
 import shutil
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,20 +22,22 @@ from csyncfs.backends.memory import MemoryBackend, MemoryStore
 from csyncfs.cache.files import ContentFiles
 from csyncfs.cache.space import Space
 from csyncfs.content import Content
+from csyncfs.copies import Copies
 from csyncfs.eviction import Evictor
 from csyncfs.fetcher import Fetcher
 from csyncfs.inode import InodeTable
 from csyncfs.moves import Moves
 from csyncfs.ordering import Ordering
+from csyncfs.places import TreePolicy
 from csyncfs.poller import Poller
 from csyncfs.promise import Promise
 from csyncfs.puts import Puts
-from csyncfs.store import contents, inodes, journal, settings
+from csyncfs.store import aliases, contents, inodes, journal, settings
 from csyncfs.store.conflicts import Conflict, open_ones
 from csyncfs.store.db import open_store
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import Intent
-from csyncfs.tree import Tree, TreePolicy
+from csyncfs.tree import Tree
 from csyncfs.types import RESERVED_DIR, ROOT, FileHandle, InodeId
 from csyncfs.uploader import Uploader
 from csyncfs.uploads import Uploads
@@ -172,6 +174,7 @@ class Engines:
                 promise,
                 self.content,
                 Puts(promise, self.content, self.adopter),
+                Copies(promise, self.content, self.adopter, facts),
                 Moves(promise, self.adopter, facts),
             ),
             self.clock,
@@ -449,6 +452,17 @@ class Machine:
     async def chmod(self, path: str, mode: int) -> None:
         row = await self.row(path)
         await self.up.vfs.setattr(row.id, Changes(mode=mode), None)
+
+    async def link(self, old: str, new: str) -> None:
+        ino = (await self.row(old)).id
+        parent, name = await self.split(new)
+        await self.up.vfs.lookup(parent, name)
+        await self.up.vfs.link(ino, parent, name)
+
+    async def names(self, path: str) -> Sequence[str]:
+        """Every path of the same file."""
+        found = aliases.paths_of(self.up.store, (await self.row(path)).id)
+        return sorted(os.fsdecode(name) for name in found)
 
     async def symlink(self, target: str, path: str) -> None:
         await self.up.vfs.symlink(*await self.split(path), os.fsencode(target), 0, 0)

@@ -29,7 +29,7 @@ _FOREIGN_KEYS = ("f", "g", "d/f", "d/g", "e/f", "d/e/f", "e/d/g", "d/", "new/f")
 _EXPECTED = frozenset(
     {
         *(errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR),
-        *(errno.EINVAL, errno.ESTALE, errno.ETIMEDOUT, errno.EIO),
+        *(errno.EINVAL, errno.ESTALE, errno.ETIMEDOUT, errno.EIO, errno.EPERM),
     }
 )
 
@@ -50,11 +50,14 @@ class KeepingStore(MemoryStore):
 class Life:
     """One random story."""
 
-    def __init__(self, seed: int, bucket: KeepingStore, steps: int, *, patches: bool) -> None:
+    def __init__(
+        self, seed: int, bucket: KeepingStore, steps: int, *, patches: bool, links: bool
+    ) -> None:
         self.random = random.Random(seed)
         self.bucket = bucket
         self._steps = steps
         self._patches = patches
+        self._links = links
         self._tokens = 0
         self.must: dict[bytes, str] = {}
         """Tokens that have to be found in the end, and where they were written."""
@@ -105,6 +108,7 @@ class Life:
     def _view(self, machine: Machine, row: InodeRow) -> bytes:
         """What a program would read, without touching anything."""
         up = machine.up
+        row = up.tree.file_of(row)
         live = up.table.get(row.id)
         row = up.table.overlay(row)
         base: RemoteVersion | None = live.base if live is not None else row.base
@@ -126,7 +130,7 @@ class Life:
 
     def _destroy_name(self, machine: Machine, parent: InodeId, name: bytes) -> None:
         row = inodes.lookup(machine.up.store, parent, name)
-        if row is not None and not row.is_dir:
+        if row is not None and not row.is_dir and not row.is_linked:
             self._destroy(self._view(machine, row))
 
     # -- steps ---------------------------------------------------------------------------
@@ -147,6 +151,7 @@ class Life:
                 (self._unlink, 3),
                 (self._rename, 7),
                 (self._exchange, 1),
+                (self._link, 3 if self._links else 0),
                 (self._mkdir, 3),
                 (self._rmdir, 2),
                 (self._read, 3),
@@ -215,7 +220,7 @@ class Life:
             fh, _ = await vfs.create(parent, name, 0o644, 0, 0)
         else:
             before = b"" if row.is_dir else self._view(machine, row)
-            fh, _ = await vfs.open(row.id, 0o1001)
+            fh, _ = await vfs.open(machine.up.tree.file_of(row).id, 0o1001)
             self._destroy(before)
         try:
             await vfs.write(fh, 0, token * self.random.choice((1, 4)))
@@ -291,10 +296,20 @@ class Life:
         source = inodes.lookup(machine.up.store, *old_at)
         victim = inodes.lookup(machine.up.store, *new_at)
         lost = b""
-        if victim and source and not victim.is_dir and victim.id != source.id:
+        if victim and source and self._is_lost(victim, source):
             lost = self._view(machine, victim)
         await machine.up.vfs.rename(*old_at, *new_at, replace=True)
         self._destroy(lost)
+
+    @staticmethod
+    def _is_lost(victim: InodeRow, source: InodeRow) -> bool:
+        """Whether nothing is left of a file over which another one is renamed."""
+        return not victim.is_dir and not victim.is_linked and victim.id != source.id
+
+    async def _link(self, machine: Machine) -> None:
+        old, new = self._path(), self._path()
+        self.story.append(f"{machine.device} link {old} {new}")
+        await machine.link(old, new)
 
     async def _exchange(self, machine: Machine) -> None:
         old, new = self._path(), self._path()
@@ -342,11 +357,19 @@ class Life:
         await machine.stop()
 
 
-def live_once(seed: int, home: Path, *, steps: int, real_dirs: bool, content_tags: bool) -> None:
+def live_once(
+    seed: int,
+    home: Path,
+    *,
+    steps: int,
+    real_dirs: bool,
+    content_tags: bool,
+    links: bool = False,
+) -> None:
     """Run one story; a failure tells the seed and the story."""
     draw = random.Random(seed)
     bucket = KeepingStore(real_dirs=real_dirs, content_tags=content_tags)
-    life = Life(seed, bucket, steps, patches=draw.random() < 0.5)
+    life = Life(seed, bucket, steps, patches=draw.random() < 0.5, links=links)
     random.seed(seed)
     trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[reportPrivateUsage]
     trio._core._run._r.seed(seed)  # type: ignore[reportPrivateUsage]

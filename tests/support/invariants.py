@@ -1,7 +1,7 @@
 """What must hold on a running mount at any moment (DESIGN section 11), as one check."""
 
 from csyncfs.extents import Extents
-from csyncfs.store import contents, inodes, journal
+from csyncfs.store import aliases, contents, inodes, journal
 from csyncfs.store.journal import IntentKind
 from csyncfs.types import ROOT, InodeId
 from tests.support.engines import Engines, Machine
@@ -43,8 +43,17 @@ def _check_inodes(up: Engines) -> None:
         found = inodes.names_of(up.store, ino)
         if row.is_dir:
             assert len(found) == (1 if row.nlink and ino != ROOT else 0), f"names {found} {row}"
+        elif row.alias_of is not None:
+            assert len(found) == row.nlink <= 1, f"names {found} {row}"
+            file = inodes.get(up.store, row.alias_of)
+            if row.nlink:
+                assert file is not None, f"name of nothing: {row}"
+                assert file.nlink > 1, f"name of a file with one: {row}"
+                assert file.alias_of is None, f"name of a name: {row}"
         else:
-            assert len(found) == row.nlink, f"names {found} {row}"
+            assert len(found) == (1 if row.nlink else 0), f"names {found} {row}"
+            others = aliases.of(up.store, ino)
+            assert row.nlink in (0, 1 + len(others)), f"{len(others)} further names of {row}"
         if row.in_cloud and not row.is_dir:
             assert row.base_tag is not None, f"in the cloud without version: {row}"
         has_put = journal.find(up.store, ino, IntentKind.PUT) is not None

@@ -17,9 +17,11 @@ from typing import Final
 from csyncfs.backends.base import Writing
 from csyncfs.backends.directory.tree import (
     DEVICE_XATTR,
+    LINK_XATTR,
     PUT_XATTR,
     TEMPS,
     Tree,
+    bound_link,
     identity,
     lstat,
     proc_path,
@@ -206,6 +208,8 @@ def stamp(tree: Tree, fd: int, writing: Writing) -> None:
     if attributes.mtime_ns is not None:
         os.utime(path, ns=(attributes.mtime_ns, attributes.mtime_ns))
     if has_xattrs:
+        if attributes.link is not None:
+            os.setxattr(path, LINK_XATTR, bound_link(attributes.link, os.fstat(fd)))
         os.setxattr(path, DEVICE_XATTR, writing.device.encode())
         os.setxattr(path, PUT_XATTR, writing.put_id.encode())
 

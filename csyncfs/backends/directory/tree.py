@@ -60,6 +60,7 @@ LOCKS: Final = RESERVED_DIR + "locks/"
 
 PUT_XATTR: Final = "user.csyncfs.put"
 DEVICE_XATTR: Final = "user.csyncfs.device"
+LINK_XATTR: Final = "user.csyncfs.link"
 _OWN_XATTRS: Final = "user.csyncfs."
 
 _KEPT_LISTINGS: Final = 8
@@ -274,6 +275,7 @@ class Tree:
             mtime_ns=st.st_mtime_ns,
             rdev=st.st_rdev if is_device else None,
             xattrs=xattrs,
+            link=_link_of(st, own.get(LINK_XATTR)),
         )
         kind = Kind.DIR if stat.S_ISDIR(st.st_mode) else Kind.FILE
         put_id, device = own.get(PUT_XATTR), own.get(DEVICE_XATTR)
@@ -348,6 +350,22 @@ class Tree:
         with self.directory("") as root:
             room = os.statvfs(proc_path(root))
         return Space(room.f_blocks * room.f_frsize, room.f_bavail * room.f_frsize)
+
+
+def bound_link(link: str, st: os.stat_result) -> bytes:
+    """A link that is good for this very file: ``cp -a`` copies xattrs, and its copies are no
+    names of the file."""
+    return f"{link}.{st.st_ino:x}".encode()
+
+
+def _link_of(st: os.stat_result, told: bytes | None) -> str | None:
+    if stat.S_ISDIR(st.st_mode):
+        return None
+    link, _, bound = (told or b"").decode(errors="replace").rpartition(".")
+    if link and bound == f"{st.st_ino:x}":
+        return link
+    # Names that somebody else gave one file.
+    return f"i{st.st_ino:x}.{st.st_mtime_ns:x}" if st.st_nlink > 1 else None
 
 
 def _names(key: str) -> list[str]:

@@ -22,7 +22,7 @@ from csyncfs.backends.s3 import (
 from csyncfs.backends.s3.commit import Commits
 from csyncfs.backends.s3.dialect import Support, Verdict
 from csyncfs.backends.s3.failures import Unmet
-from csyncfs.backends.s3.options import MAX_KEY_BYTES, S3Options
+from csyncfs.backends.s3.options import MARKER_NAME, S3Options
 from csyncfs.backends.s3.wire import Wire
 from csyncfs.errors import NotFound, Offline, Unrepresentable, Unsupported, VersionMismatch
 from csyncfs.types import Expect, Item, Kind, Location, Page, RemoteVersion, Space, Span
@@ -205,8 +205,8 @@ class S3Backend:
     def _require_own_key(self, key: str) -> None:
         """Refuse keys that this server would take for another object's."""
         _, verdict = self._connected()
-        if key.rpartition("/")[2] == listing.MARKER_NAME:
-            raise Unrepresentable(f"{listing.MARKER_NAME} is a reserved name")
+        if key.rpartition("/")[2] == MARKER_NAME:
+            raise Unrepresentable(f"{MARKER_NAME} is a reserved name")
         if verdict.raw_keys:
             return
         full = self._options.base + key.removesuffix("/")
@@ -225,7 +225,8 @@ def _capabilities(verdict: Verdict) -> Capabilities:
         move_tree=False,
         real_dirs=False,
         keeps_attributes=verdict.keeps_metadata,
-        max_key_bytes=MAX_KEY_BYTES,
+        # Longer ones are kept under shorter ones.
+        max_key_bytes=0,
         max_size_bytes=MAX_SIZE_BYTES,
         warnings=verdict.warnings(),
     )

@@ -44,7 +44,7 @@ async def copy(wire: Wire, commits: Commits, order: Copy) -> Item:
     reply = await wire.ask("head_object", Key=wire.options.full_key(order.source))
     if order.source == order.target and _put_id(reply) == order.writing.put_id:
         return await commits.head(order.target, order.kind)  # done by a request before this one
-    stamps = _stamps(order, reply)
+    stamps = _stamps(order, reply, wire.options.full_key(order.target))
     if order.expect_source.size > wire.options.copy_threshold_bytes:
         return await _copy_in_parts(wire, commits, order, stamps)
     params: dict[str, Any] = {
@@ -88,7 +88,7 @@ def _put_id(reply: Reply) -> str | None:
     return metadata.put_id(reply.get("Metadata") or {})
 
 
-def _stamps(order: Copy, reply: Reply) -> dict[str, Any]:
+def _stamps(order: Copy, reply: Reply, full_key: str) -> dict[str, Any]:
     """Headers and metadata for the copy of a source that looks like this.
 
     The tag is compared here too: Ceph 16 and moto ignore the copy's source condition.
@@ -96,7 +96,7 @@ def _stamps(order: Copy, reply: Reply) -> dict[str, Any]:
     if items.tag_of(reply) != order.expect_source.tag:
         raise VersionMismatch("somebody else changed the source")
     kept = {name: reply[name] for name in _KEPT_HEADERS if reply.get(name)}
-    told = metadata.merge(reply.get("Metadata") or {}, metadata.encode(order.writing))
+    told = metadata.merge(reply.get("Metadata") or {}, metadata.encode(order.writing, full_key))
     return {**kept, "Metadata": told}
 
 

@@ -15,6 +15,7 @@ from csyncfs.backends.s3 import items, listing, uploading
 from csyncfs.backends.s3.commit import Commits
 from csyncfs.backends.s3.dialect import Verdict
 from csyncfs.backends.s3.failures import Unmet, may_have_happened
+from csyncfs.backends.s3.options import MARKER_NAME
 from csyncfs.backends.s3.wire import Reply, Wire
 from csyncfs.errors import NotFound, Retry, VersionMismatch
 from csyncfs.types import ABSENT, RESERVED_DIR, Expect, Item, Kind, Location
@@ -28,7 +29,7 @@ def marker_key(key: str, verdict: Verdict) -> str:
         return key
     if verdict.tree_dirs:
         return f"{RESERVED_DIR}dirs/{hashlib.sha256(key.encode()).hexdigest()}"
-    return key + listing.MARKER_NAME
+    return key + MARKER_NAME
 
 
 async def head(wire: Wire, verdict: Verdict, key: str) -> Item:
@@ -149,5 +150,8 @@ async def _delete_from_tree(wire: Wire, verdict: Verdict, key: str) -> None:
 
 
 async def _has_children(wire: Wire, key: str) -> bool:
-    reply = await wire.ask("list_objects_v2", Prefix=wire.options.full_key(key), MaxKeys=1)
-    return bool(reply.get("Contents"))
+    for prefix in wire.options.prefixes(key):
+        reply = await wire.ask("list_objects_v2", Prefix=prefix, MaxKeys=1)
+        if reply.get("Contents"):
+            return True
+    return False

@@ -95,8 +95,9 @@ async def fetch(
 ) -> Item:
     """Write the span of that version; see Backend.fetch. The span is not empty."""
     gate = Gate(fd, landed)
+    full_key = wire.options.full_key(key)
     params = {
-        "Key": wire.options.full_key(key),
+        "Key": full_key,
         "Range": f"bytes={span.start}-{span.end - 1}",
         "IfMatch": f'"{expect.tag}"',
     }
@@ -106,7 +107,9 @@ async def fetch(
         )
     finally:
         gate.shut()
-    return items.from_head(key, Kind.FILE, reply, md5_tags=md5_tags, size=expect.size)
+    return items.from_head(
+        key, Kind.FILE, reply, full_key=full_key, md5_tags=md5_tags, size=expect.size
+    )
 
 
 def _receive(

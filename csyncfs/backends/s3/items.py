@@ -30,7 +30,9 @@ def from_listing(key: str, kind: Kind, entry: Mapping[str, Any], *, md5_tags: bo
     return Item(Location(key), kind, version)
 
 
-def from_head(key: str, kind: Kind, reply: Reply, *, md5_tags: bool, size: int) -> Item:
+def from_head(
+    key: str, kind: Kind, reply: Reply, *, full_key: str, md5_tags: bool, size: int
+) -> Item:
     """From a HEAD or GET reply; ``size`` is the whole object's."""
     told: Mapping[str, str] = reply.get("Metadata") or {}
     opaque = bool(reply.get("SSECustomerAlgorithm")) or "kms" in str(
@@ -46,14 +48,21 @@ def from_head(key: str, kind: Kind, reply: Reply, *, md5_tags: bool, size: int) 
         Location(key),
         kind,
         version,
-        metadata.decode(told),
+        metadata.decode(told, full_key),
         metadata.put_id(told),
         metadata.device(told),
     )
 
 
 def from_put(
-    key: str, kind: Kind, reply: Reply, writing: Writing, size: int, md5: str | None
+    key: str,
+    kind: Kind,
+    reply: Reply,
+    writing: Writing,
+    size: int,
+    md5: str | None,
+    *,
+    full_key: str,
 ) -> Item | None:
     """What a successful PutObject made; None where the reply does not tell enough."""
     tag = tag_of(reply)
@@ -61,12 +70,12 @@ def from_put(
     date = _date(reply)
     if not tag or date is None:
         return None
-    written = metadata.encode(writing)
+    written = metadata.encode(writing, full_key)
     return Item(
         Location(key),
         kind,
         RemoteVersion(tag, size, to_ns(date), md5),
-        metadata.decode(written),
+        metadata.decode(written, full_key),
         writing.put_id,
         writing.device,
     )

@@ -1,14 +1,15 @@
 """POSIX attributes as S3 user metadata.
 
 Written: ``mtime`` (seconds.nanoseconds) and s3fs's decimal ``mode``, ``uid``, ``gid`` and
-``xattr``, which s3fs and rclone read; ``rdev``; ``csyncput`` and ``csyncdev``. Names use
-[a-z0-9] only, the one alphabet no server rewrites (Ceph turns ``_`` into ``-``, rclone
+``xattr``, which s3fs and rclone read; ``rdev``; ``csyncput``, ``csyncdev`` and ``csynclink``.
+Names use [a-z0-9] only, the one alphabet no server rewrites (Ceph turns ``_`` into ``-``, rclone
 changes case). Read: also the conventions of s3sync, AWS DataSync and its family, and gsutil.
 A value nobody can parse is as if it were not there.
 """
 
 import base64
 import binascii
+import hashlib
 import json
 import re
 import stat
@@ -24,6 +25,7 @@ MAX_METADATA_BYTES: Final = 2048
 
 PUT_ID: Final = "csyncput"
 DEVICE: Final = "csyncdev"
+LINK: Final = "csynclink"
 
 _NS_PER_S: Final = 1_000_000_000
 _MAX_NS: Final = (1 << 63) - 1
@@ -36,10 +38,12 @@ _SECONDS = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]{0,32}))?", re.ASCII)
 _FILE_TIME = re.compile(r"(-?[0-9]{1,22})(ns)?", re.ASCII)
 
 
-def encode(writing: Writing) -> dict[str, str]:
-    """User metadata for a version. Xattrs are left out where they do not fit."""
+def encode(writing: Writing, full_key: str) -> dict[str, str]:
+    """User metadata for a version at this key. Xattrs are left out where they do not fit."""
     attributes = writing.attributes
     values: dict[str, str] = {PUT_ID: quote(writing.put_id), DEVICE: quote(writing.device)}
+    if attributes.link is not None:
+        values[LINK] = f"{attributes.link}.{_bound(full_key)}"
     if attributes.mtime_ns is not None:
         values["mtime"] = format_time(attributes.mtime_ns)
     for name in ("mode", "uid", "gid", "rdev"):
@@ -63,8 +67,8 @@ def merge(kept: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
     return {**foreign, **new}
 
 
-def decode(metadata: Mapping[str, str]) -> Attributes:
-    """The attributes this metadata tells, by whoever wrote it."""
+def decode(metadata: Mapping[str, str], full_key: str) -> Attributes:
+    """The attributes this metadata tells of the object at this key, by whoever wrote it."""
     values = _lowered(metadata)
     return Attributes(
         mode=_first(values, _MODES),
@@ -73,7 +77,19 @@ def decode(metadata: Mapping[str, str]) -> Attributes:
         mtime_ns=_first(values, _MTIMES),
         rdev=_first(values, {"rdev": _number_up_to(_MAX_RDEV)}),
         xattrs=_decode_xattrs(values.get("xattr", "")),
+        link=_decode_link(values.get(LINK, ""), full_key),
     )
+
+
+def _bound(full_key: str) -> str:
+    """What makes a link good for this key only: tools that copy objects copy metadata too, and
+    their copies are no names of the file."""
+    return hashlib.sha256(full_key.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _decode_link(text: str, full_key: str) -> str | None:
+    link, _, bound = text.rpartition(".")
+    return link if link and bound == _bound(full_key) else None
 
 
 def put_id(metadata: Mapping[str, str]) -> str | None:
@@ -220,5 +236,5 @@ KNOWN: Final = (
     | frozenset(_UIDS)
     | frozenset(_GIDS)
     | frozenset(_MTIMES)
-    | {"rdev", "xattr", PUT_ID, DEVICE}
+    | {"rdev", "xattr", PUT_ID, DEVICE, LINK}
 )

@@ -166,9 +166,8 @@ async def in_parallel(numbers: list[int], limit: int, send: Callable[[int], Any]
 
 
 async def _create(wire: Wire, key: str, source: Source, writing: Writing) -> State:
-    upload_id = await create(
-        wire, key, Metadata=metadata.encode(writing), ContentType=content_type(key)
-    )
+    stamps = metadata.encode(writing, wire.options.full_key(key))
+    upload_id = await create(wire, key, Metadata=stamps, ContentType=content_type(key))
     part_size = wire.options.part_size_for(source.size)
     return State(upload_id, writing.put_id, source.size, part_size)
 

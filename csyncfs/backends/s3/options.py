@@ -1,13 +1,25 @@
-"""What an S3 mount is told: the store, how to reach it, and the sizes that decide the requests."""
+"""What an S3 mount is told: the store, how to reach it, and the sizes that decide the requests.
 
+Also which key in the bucket stands for a key of the mount: the same behind the mounted prefix,
+unless that is longer than S3 allows. Then the item is among the others of its directory below
+``.csyncfs/long/``, under a hash of the directory's key. Whoever knows the path finds it.
+"""
+
+import hashlib
 from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from csyncfs.errors import Unrepresentable
+from csyncfs.types import RESERVED_DIR
 
 MAX_PARTS: Final = 10_000
 MAX_KEY_BYTES: Final = 1024
+MARKER_NAME: Final = ".csyncfs-dir"
+"""The marker of a directory on servers that cannot keep ``dir/``; see directories.py."""
+LONG_DIR: Final = f"{RESERVED_DIR}long/"
+# A name of 255 bytes that is no UTF-8, spelled in ASCII, and the slash of a directory.
+_LONGEST_SEGMENT: Final = 600
 _MIB: Final = 1 << 20
 
 
@@ -63,15 +75,43 @@ class S3Options:
     def full_key(self, key: str) -> str:
         """The key in the bucket. Raises Unrepresentable for what cannot be sent."""
         full = self.base + key
-        try:
-            length = len(full.encode())
-        except UnicodeEncodeError as exc:
-            raise Unrepresentable("S3 keys are UTF-8; this name is not") from exc
         if not full:
             raise Unrepresentable("a bucket's root is not an object")
-        if length > MAX_KEY_BYTES:
+        if _bytes(full) > MAX_KEY_BYTES:
+            parent, segment = _split(key)
+            full = self._long_prefix(parent) + segment
+        if _bytes(full) > MAX_KEY_BYTES:
             raise Unrepresentable(f"the name is too long for S3: over {MAX_KEY_BYTES} bytes")
         return full
+
+    def prefixes(self, directory: str) -> tuple[str, ...]:
+        """What the keys in the bucket of a directory's children begin with: where these are long,
+        one more prefix than the plain one, or another."""
+        plain = self.base + directory
+        if _bytes(plain) + _LONGEST_SEGMENT <= MAX_KEY_BYTES:
+            return (plain,)
+        if _bytes(plain) >= MAX_KEY_BYTES:
+            return (self._long_prefix(directory),)
+        return (plain, self._long_prefix(directory))
+
+    def _long_prefix(self, directory: str) -> str:
+        digest = hashlib.sha256(directory.encode()).hexdigest()[:32]
+        return f"{self.base}{LONG_DIR}{digest}/"
+
+
+def _bytes(key: str) -> int:
+    try:
+        return len(key.encode())
+    except UnicodeEncodeError as exc:
+        raise Unrepresentable("S3 keys are UTF-8; this name is not") from exc
+
+
+def _split(key: str) -> tuple[str, str]:
+    """The key of the directory, and what follows it: ``a/b/`` is ``b/`` in ``a/``."""
+    # A marker inside its directory has to show up where the directory is listed.
+    whole = key.removesuffix(f"/{MARKER_NAME}").removesuffix("/")
+    cut = whole.rfind("/") + 1
+    return key[:cut], key[cut:]
 
 
 def _grown(part_size: int, size: int) -> int:

@@ -105,12 +105,13 @@ async def put_bytes(
 ) -> Item:
     """One PutObject, on the condition of ``expect``. ``digest`` is the content's MD5."""
     key, kind, size = target.key, target.kind, len(content)
+    full_key = wire.options.full_key(target.object_key)
     params: dict[str, Any] = {
-        "Key": wire.options.full_key(target.object_key),
+        "Key": full_key,
         "Body": content,
         "ContentMD5": base64_of(digest),
         "ContentType": DIR_TYPE if kind is Kind.DIR else content_type(key),
-        "Metadata": metadata.encode(writing),
+        "Metadata": metadata.encode(writing, full_key),
         **wire.stamps(),
     }
 
@@ -123,5 +124,7 @@ async def put_bytes(
     return await commits.make(
         attempt,
         send,
-        lambda reply: items.from_put(key, kind, reply, writing, size, digest.hex()),
+        lambda reply: items.from_put(
+            key, kind, reply, writing, size, digest.hex(), full_key=full_key
+        ),
     )
