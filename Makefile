@@ -9,7 +9,7 @@ MANDIR  ?= /usr/local/share/man
 BIN = .venv/bin
 SERVERS = seaweedfs rclone moto
 
-.PHONY: help demo test lint bench crash install uninstall lock clean
+.PHONY: help demo test lint bench crash model install uninstall lock clean
 
 help:
 	@echo "make demo       see it work, in about a minute"
@@ -17,6 +17,7 @@ help:
 	@echo "make lint       linters, types and layers only"
 	@echo "make bench      csyncfs beside rclone mount and s3fs"
 	@echo "make crash      kill -9 at random moments, and look what is left"
+	@echo "make model      20,000 generated lives of a mount beside an oracle"
 	@echo "make install    to $(PREFIX), with mount.csyncfs in $(SBINDIR) (as root)"
 	@echo "make uninstall  take that away again; caches and journals stay"
 	@echo "make lock       lock the newest allowed packages (maintainers)"
@@ -44,6 +45,10 @@ bench:
 crash:
 	scripts/bootstrap dev
 	CSYNCFS_CRASH_ROUNDS=50 $(BIN)/python -m pytest tests/crash
+
+model:
+	scripts/bootstrap dev
+	$(BIN)/python -m tests.model
 
 install:
 	scripts/bootstrap runtime $(PREFIX)
