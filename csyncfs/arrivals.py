@@ -155,7 +155,9 @@ class Arrivals:
         told = item.attributes or Attributes()
         version = item.version
         mode = told.mode or self._default_mode(is_dir)
-        mtime = told.mtime_ns or (version.mtime_ns if version else now)
+        mtime = version.mtime_ns if version else now
+        # 0 is a time like any other: the first second of 1970.
+        mtime = mtime if told.mtime_ns is None else told.mtime_ns
         ino = inodes.insert(
             self._store,
             mode=mode,
@@ -267,7 +269,7 @@ class Arrivals:
         gid = row.gid if told.gid is None else told.gid
         # A directory's mtime moves with its children, here and there.
         keeps_mtime = row.is_dir and row.told
-        mtime = row.mtime_ns if keeps_mtime else told.mtime_ns or row.mtime_ns
+        mtime = told.mtime_ns if told.mtime_ns is not None and not keeps_mtime else row.mtime_ns
         if (mode, uid, gid, mtime) == (row.mode, row.uid, row.gid, row.mtime_ns):
             if not row.told:
                 inodes.set_told(self._store, row.id, True)
