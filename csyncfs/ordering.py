@@ -210,11 +210,7 @@ class Ordering:
         pairs = [pair for other, pair in self.moving_trees.items() if other != ino]
         return any(key.startswith(pair) for pair in pairs for key in keys)
 
-    def busy_keys(self) -> set[str]:
-        """Keys that requests under way change: what a listing says of them may be old or new."""
-        return {key for keys in self.running_keys.values() for key in keys}
-
-    def is_worked_on(self, key: str, ino: InodeId) -> bool:
+    def is_worked_on(self, key: str, ino: InodeId | None = None) -> bool:
         """Whether a request of another inode's changes this very key."""
         return any(key in keys for other, keys in self.running_keys.items() if other != ino)
 

@@ -132,6 +132,11 @@ class Poller:
         for listing in (*self._listings.values(), *self._learning):
             listing.touched.add(key)
 
+    def _is_changing(self, key: str, listing: _Listing) -> bool:
+        """Whether this mount changed the key while it was listed, or is about to: what the
+        listing shows may be the echo of a request whose reply is still on its way."""
+        return key in listing.touched or self._ordering.is_worked_on(key)
+
     # -- listing -------------------------------------------------------------------------
 
     async def _lister(self) -> None:
@@ -229,11 +234,10 @@ class Poller:
             if row is None or row.nlink == 0:
                 return
             prefix = self._tree.location(row).key
-            unsure = self._unsure(listing)
             with self._adopter.changes():
                 for item in page.items[start : start + _BATCH]:
                     key = item.location.key
-                    if key.startswith(prefix) and key not in unsure:
+                    if key.startswith(prefix) and not self._is_changing(key, listing):
                         self._adopter.learn(directory, item)
             await trio.lowlevel.checkpoint()
 
@@ -259,11 +263,10 @@ class Poller:
         tell = row is None or row.listed_ns is not None
         for start in range(0, len(items), _BATCH):
             both: list[tuple[InodeId, Item]] = []
-            unsure = self._unsure(listing)
             with self._adopter.changes(tell=tell):
                 for item in items[start : start + _BATCH]:
                     seen.add(item.location.key.encode("utf-8", "surrogateescape"))
-                    if item.location.key in unsure:
+                    if self._is_changing(item.location.key, listing):
                         continue
                     row = self._adopter.apply(directory, item)
                     if row is not None:
@@ -271,10 +274,6 @@ class Poller:
             for ino, item in both:
                 await self._resolve(ino, item)
             await trio.lowlevel.checkpoint()
-
-    def _unsure(self, listing: _Listing) -> set[str]:
-        """Keys this mount changed while the listing ran, or changes just now."""
-        return listing.touched | self._ordering.busy_keys()
 
     async def _resolve(self, ino: InodeId, item: Item) -> None:
         if ino in self._table.running:
@@ -306,7 +305,7 @@ class Poller:
     def _is_shown(self, row: InodeRow, listing: _Listing, seen: set[bytes]) -> bool:
         """Whether the listing has it, or cannot know because this mount changed it meanwhile."""
         key = self._tree.location(row).key
-        return key.encode("utf-8", "surrogateescape") in seen or key in self._unsure(listing)
+        return key.encode("utf-8", "surrogateescape") in seen or self._is_changing(key, listing)
 
     def _belongs(self, directory: InodeId, row: InodeRow) -> bool:
         """Whether this listing would have to show the inode's item."""

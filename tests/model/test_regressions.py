@@ -5,7 +5,11 @@ from typing import Any
 import pytest
 
 from tests.support.operations import (
+    Crash,
+    Network,
+    Rename,
     Save,
+    Sleep,
     Utime,
 )
 from tests.support.story import FLAVOURS, Flavour, live
@@ -13,6 +17,12 @@ from tests.support.story import FLAVOURS, Flavour, live
 _KEPT: dict[str, tuple[list[Any], Flavour]] = {
     # 0 was taken for "the item does not say", and the time of the upload shown instead.
     "the_first_second_of_1970_is_a_time": ([Save(), Utime(time=1)], Flavour()),
+    # The listing showed the echo of an upload whose reply was still on its way; the file had
+    # another name by then, so that it seemed to be somebody else's, and was there twice.
+    "a_listing_during_an_upload_shows_no_file_twice": (
+        [Network(on=False), Save(), Sleep(2), Crash(), Rename(0, 1)],
+        Flavour(),
+    ),
 }
 
 
