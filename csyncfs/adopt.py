@@ -294,22 +294,11 @@ class Adopter(Keeping):
                 live.base = item.version
             if row.alias_of is not None:
                 aliases.set_link(self._store, row.id, file.link)
-                if row.dirty and self._has_attributes(file, item):
+                if row.dirty and self._says(item, file):
                     inodes.set_clean(self._store, row.id)
                     journal.remove_kind(self._store, row.id, IntentKind.PUT)
             if not row.dirty:
                 self._learn_attributes(row, item)
-
-    def _has_attributes(self, file: InodeRow, item: Item) -> bool:
-        """Whether the item says of itself what programs see of the file."""
-        told = item.attributes
-        if told is None or not self._tree.policy.keeps_attributes:
-            return True
-        xattrs = inodes.all_xattrs(self._store, file.id)
-        return (told.mode, told.uid, told.gid, told.mtime_ns) == (
-            *(file.mode, file.uid, file.gid),
-            file.mtime_ns,
-        ) and told.xattrs == {name.decode("utf-8", "replace"): v for name, v in xattrs.items()}
 
     async def _group_changed(self, row: InodeRow, file: InodeRow, item: Item) -> None:
         """Another mount wrote the file, through this name or another."""

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 import trio
 
 from csyncfs.extents import Extents
+from csyncfs.store import inodes
+from csyncfs.store.db import Store
 from csyncfs.store.inodes import InodeRow
-from csyncfs.types import InodeId, Location, RemoteVersion, Span
+from csyncfs.types import Attributes, InodeId, Location, RemoteVersion, Span
 
 
 @dataclass(eq=False, slots=True)
@@ -140,3 +142,16 @@ class InodeTable:
             return False
         self.lookups.pop(ino, None)
         return True
+
+
+def attributes_of(store: Store, row: InodeRow) -> Attributes:
+    """What the inode's item carries, or should."""
+    xattrs = inodes.all_xattrs(store, row.id)
+    return Attributes(
+        mode=row.mode,
+        uid=row.uid,
+        gid=row.gid,
+        mtime_ns=row.mtime_ns,
+        rdev=row.rdev or None,
+        xattrs={name.decode("utf-8", "replace"): value for name, value in xattrs.items()},
+    )

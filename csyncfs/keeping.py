@@ -5,12 +5,13 @@ Bytes of programs are kept in any case: uploaded anew, or set aside under a ``.c
 
 import logging
 import stat
+from dataclasses import replace
 
 import trio
 
 from csyncfs import names
 from csyncfs.arrivals import FOLLOW_NS, Arrivals
-from csyncfs.inode import LiveInode
+from csyncfs.inode import LiveInode, attributes_of
 from csyncfs.links import new_link
 from csyncfs.store import aliases, conflicts, contents, inodes, journal
 from csyncfs.store.inodes import InodeRow
@@ -285,9 +286,22 @@ class Keeping(Arrivals):
                 self._stamp_anew(row, item)
             if stat.S_ISREG(row.mode):
                 self._content.became_clean(live)
+            else:
+                live.is_dirty = False
+            if not self._says(item, row):
+                # Ours are newer: the PUT that goes would have carried them.
+                now = self._clock.now_ns()
+                journal.add_now(self._store, IntentKind.ATTRS, row.id, now, is_dir=False)
             live.base = item.version
         self._content.settle_file(live)
         log.info("adopted ino=%d: the cloud has the same bytes", row.id)
+
+    def _says(self, item: Item, row: InodeRow) -> bool:
+        """Whether the item is known to carry the attributes the file has here."""
+        if not self._tree.policy.keeps_attributes:
+            return True
+        own = attributes_of(self._store, self._table.overlay(row))
+        return item.attributes is not None and replace(item.attributes, link=None) == own
 
     def _stamp_anew(self, row: InodeRow, item: Item) -> None:
         """The item is the file's now, with content that its other names have not yet."""

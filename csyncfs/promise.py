@@ -2,12 +2,13 @@
 and what success makes true."""
 
 import uuid
+from dataclasses import replace
 from typing import Protocol
 
 from csyncfs.backends.base import Backend, Writing
 from csyncfs.clock import Clock
 from csyncfs.errors import CsyncError, NotFound, Retry
-from csyncfs.inode import InodeTable
+from csyncfs.inode import InodeTable, attributes_of
 from csyncfs.ordering import Ordering, other_kind
 from csyncfs.store import aliases, inodes, journal
 from csyncfs.store.db import Store
@@ -16,7 +17,6 @@ from csyncfs.store.journal import Intent, IntentKind
 from csyncfs.tree import Tree
 from csyncfs.types import (
     ABSENT,
-    Attributes,
     Expect,
     InodeId,
     Item,
@@ -102,16 +102,7 @@ class Promise:
     def writing(self, row: InodeRow, put_id: str) -> Writing:
         """The attributes as they are now of the inode, or of the file that it is a name of."""
         file = self.table.overlay(self.tree.file_of(row))
-        xattrs = inodes.all_xattrs(self.store, file.id)
-        attributes = Attributes(
-            mode=file.mode,
-            uid=file.uid,
-            gid=file.gid,
-            mtime_ns=file.mtime_ns,
-            rdev=file.rdev or None,
-            xattrs={name.decode("utf-8", "replace"): value for name, value in xattrs.items()},
-            link=row.link,
-        )
+        attributes = replace(attributes_of(self.store, file), link=row.link)
         return Writing(attributes, put_id, self.device)
 
     def settle(self, row: InodeRow, target: Location, item: Item, now: int) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.operations import (
     Crash,
+    Latency,
     Network,
     Rename,
     Save,
@@ -21,6 +22,15 @@ _KEPT: dict[str, tuple[list[Any], Flavour]] = {
     # another name by then, so that it seemed to be somebody else's, and was there twice.
     "a_listing_during_an_upload_shows_no_file_twice": (
         [Network(on=False), Save(), Sleep(2), Crash(), Rename(0, 1)],
+        Flavour(),
+    ),
+    # An upload took effect just before a crash. The same bytes were then written again: found
+    # to be the same, they were not sent, and the newer mtime with them.
+    "attributes_of_an_adopted_upload_are_sent": (
+        [
+            *(Latency(1), Save(), Save(), Save(), Save(), Save()),
+            *(Sleep(2), Save(), Save(), Save(), Crash()),
+        ],
         Flavour(),
     ),
 }
