@@ -155,12 +155,13 @@ class Readlink(_At):
 
 class Stat(_At):
     def on(self, world: World, path: str, node: Node) -> list[Call]:
-        return [Call("stat", (path,)), Call("stat", (f"{path}/x",))]
+        below = [] if stat.S_ISLNK(node.type) else [Call("stat", (f"{path}/x",))]
+        return [Call("stat", (path,)), *below]
 
 
 class List(_At):
     def on(self, world: World, path: str, node: Node) -> list[Call]:
-        return [Call("listdir", (path,))]
+        return [] if stat.S_ISLNK(node.type) else [Call("listdir", (path,))]
 
 
 class ReadWhole(_At):

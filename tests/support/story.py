@@ -164,7 +164,7 @@ class Story:
     def _same_tree(self) -> None:
         check_machine(self.driven.machine)
         self._learn_times(shown := self.driven.show())
-        _must_be_same("here", shown, self.oracle.show())
+        must_be_same("here", shown, self.oracle.show())
 
     def _learn_times(self, shown: dict[str, Seen]) -> None:
         """What the clock made of an mtime is not known before, but must stay from then on."""
@@ -230,7 +230,7 @@ class Story:
             path: dataclasses.replace(seen, mtime_ns=None) if stat.S_ISDIR(seen.mode) else seen
             for path, seen in other.show().items()
         }
-        _must_be_same("elsewhere", shown, expected)
+        must_be_same("elsewhere", shown, expected)
         for path, node in self.oracle.walk():
             if node.type == stat.S_IFLNK:
                 found = await outcome(other.readlink(path))
@@ -252,7 +252,8 @@ def _short(value: Any) -> str:
     return text if len(text) < 300 else f"{text[:200]}...{text[-90:]}"
 
 
-def _must_be_same(where: str, found: dict[str, Seen], expected: dict[str, Seen]) -> None:
+def must_be_same(where: str, found: dict[str, Seen], expected: dict[str, Seen]) -> None:
+    """Fails with every name that looks otherwise than it should."""
     if found == expected:
         return
     lines = [
