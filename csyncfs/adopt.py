@@ -106,7 +106,7 @@ class Adopter(Keeping):
             return None
         explicit = None if shown.is_exact else key
         if row is None:
-            self._insert(parent, shown.name, item, explicit)
+            self._join(self._insert(parent, shown.name, item, explicit))
         elif row.is_dir and is_dir:
             self._adopt_dir(row, item)
         elif row.is_dir:

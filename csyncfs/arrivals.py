@@ -115,6 +115,8 @@ class Arrivals:
                 self._tree.follow(ino, self._clock.now_ns(), FOLLOW_NS)
             if is_moving:
                 self._tree.settle_place(ino, self._clock.now_ns())
+            elif not others:
+                self._join(ino)
         log.info("replaced ino=%d: changed in the cloud while open", row.id)
 
     def _is_promised(self, row: InodeRow) -> bool:
