@@ -294,7 +294,8 @@ class Content:
         if live.is_whole():
             return
         self.need_file(live)
-        await self._fetcher.ensure(live, 0, live.size, Span(0, live.size))
+        everything = Span(0, live.size)
+        await self._fetcher.ensure(live, 0, live.size, everything, is_for_upload=True)
 
     @asynccontextmanager
     async def whole(self, live: LiveInode, row: InodeRow) -> AsyncGenerator[tuple[int, int]]:
@@ -508,6 +509,7 @@ class Content:
         while True:
             await trio.sleep(SAVE_EVERY_S)
             try:
+                await self._space.shrink()
                 self.save_all()
             except StoreError as exc:
                 log.error("not saved, tried again in %g s error=%s", SAVE_EVERY_S, exc)

@@ -83,10 +83,19 @@ class Fetcher:
             finally:
                 self._nursery = None
 
-    async def ensure(self, live: LiveInode, start: int, end: int, window: Span) -> None:
+    async def ensure(
+        self,
+        live: LiveInode,
+        start: int,
+        end: int,
+        window: Span,
+        *,
+        is_for_upload: bool = False,
+    ) -> None:
         """Return when bytes ``[start, end)`` are in the content file.
 
-        ``window`` covers them and says what else to fetch by the way. Raises what the last
+        ``window`` covers them and says what else to fetch by the way. ``is_for_upload``: the
+        cache's ceiling does not hold it up. Raises what the last
         try ended with: ETIMEDOUT within the deadline when the store does not answer,
         ESTALE when this version is gone.
         """
@@ -94,8 +103,10 @@ class Fetcher:
         attempt = 0
         # A new version may be shorter: what is behind its end nobody can wait for.
         while not live.present.covers(start, end := max(start, min(end, live.size))):
-            self.start(live, window)
-            self.start(live, Span(start, end))
+            if is_for_upload:
+                self._end_waiting(live)
+            self.start(live, window, is_for_upload=is_for_upload)
+            self.start(live, Span(start, end), is_for_upload=is_for_upload)
             mine = [f for f in live.fetches if f.span.start < end and start < f.span.end]
             with trio.move_on_at(deadline) as waiting:
                 await self._landed(live, start, end, mine)
@@ -146,7 +157,14 @@ class Fetcher:
                     return
                 await trio.sleep(_KEEP_AGAIN_S)
 
-    def start(self, live: LiveInode, window: Span) -> None:
+    @staticmethod
+    def _end_waiting(live: LiveInode) -> None:
+        """Fetches for readers that wait for room: in the way of one that need not."""
+        for fetch in live.fetches:
+            if not fetch.has_room and not fetch.is_for_upload:
+                fetch.scope.cancel()
+
+    def start(self, live: LiveInode, window: Span, *, is_for_upload: bool = False) -> None:
         """Begin to fetch what is absent of the window and not under way; never waits."""
         if live.base is None or any(_touch(window, stop) for stop in live.stops):
             return
@@ -155,12 +173,12 @@ class Fetcher:
             for span in _not_under_way(live, missing):
                 for part_start in range(span.start, span.end, self._part_bytes):
                     part_end = min(part_start + self._part_bytes, span.end)
-                    self._begin(live, Span(part_start, part_end))
+                    self._begin(live, Span(part_start, part_end), is_for_upload)
 
-    def _begin(self, live: LiveInode, span: Span) -> None:
+    def _begin(self, live: LiveInode, span: Span, is_for_upload: bool) -> None:
         if self._nursery is None:
             raise FsError(errno.EIO, "shutting down")
-        fetch = Fetch(span, trio.CancelScope())
+        fetch = Fetch(span, trio.CancelScope(), is_for_upload)
         live.fetches.append(fetch)
         self._nursery.start_soon(self._fetch, live, fetch, name=f"fetch {live.ino}")
 
@@ -179,8 +197,12 @@ class Fetcher:
 
         try:
             with fetch.scope:
-                await self._space.reserve(fetch.span.size_bytes)
+                if fetch.is_for_upload:
+                    await self._space.reserve_over(fetch.span.size_bytes)
+                else:
+                    await self._space.reserve(fetch.span.size_bytes)
                 reserved = fetch.span.size_bytes
+                fetch.has_room = True
                 base = live.base
                 assert base is not None
                 self.fetch_count += 1

@@ -23,6 +23,8 @@ class Fetch:
 
     span: Span
     scope: trio.CancelScope
+    is_for_upload: bool = False
+    has_room: bool = False
     done: trio.Event = field(default_factory=trio.Event)
     error: BaseException | None = None
 

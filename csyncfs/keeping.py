@@ -110,11 +110,25 @@ class Keeping(Arrivals):
             self._drop_lineage(row.id)
             self._tree.forget_alias(row, now)
             return None
+        return self._inherit_gone(row, parent, name, now)
+
+    def _inherit_gone(
+        self, row: InodeRow, parent: InodeId, name: bytes, now: int
+    ) -> InodeId | None:
+        """As ``_take_away``, of the file's own name: one of the others becomes its own."""
         heirs = aliases.of(self._store, row.id)
-        heir = next((heir for heir in heirs if self._tree.is_copy(row, heir)), heirs[0])
+        heir = min(heirs, key=lambda heir: (not self._tree.is_copy(row, heir), not heir.in_cloud))
         place = self._tree.location(heir) if heir.in_cloud else None
-        self._tree.take_name_of(row, heir, now)
         is_copy = self._tree.is_copy(row, heir)
+        if place is None and not self.can_recreate(row):
+            # Nobody has the content any more.
+            for other in heirs:
+                self._notify_names(other.id)
+                self._tree.take_alias_away(other, now)
+                self._tree.forget_alias(other, now)
+            self._orphan(row, parent, name)
+            return None
+        self._tree.take_name_of(row, heir, now)
         if is_copy or (place is not None and not self.can_recreate(row)):
             self._tree.take_item_of(row, heir, now)
             if not is_copy and heir.base is not None:

@@ -3,7 +3,8 @@
 Owns the two sums (bytes on disk, and those of them not yet in the cloud); who puts bytes
 on disk reserves them here first and gives them back when they go. When the ceiling is
 reached clean bytes are evicted; when all is dirty, writers wait for uploads; ENOSPC comes
-only when neither helps for a while. Nothing is measured at mount: the sums come from the
+only when neither helps for a while. What has to be fetched so that an edited file can be uploaded
+goes beyond the ceiling where it must: only that makes dirty bytes clean. Nothing is measured at mount: the sums come from the
 store.
 """
 
@@ -120,6 +121,30 @@ class Space:
         finally:
             self._waiters -= 1
 
+    async def reserve_over(self, n: int) -> None:
+        """Book ``n`` bytes without which no upload can go on, beyond the ceiling if need be: to
+        wait for uploads would be to wait for ever. The disk's own limit stays.
+
+        Raises FsError(ENOSPC). Is a checkpoint only if it has to evict.
+        """
+        if self.reserve_nowait(n):
+            return
+        await self._evict(n)
+        if self.reserve_nowait(n):
+            return
+        self._look_at_disk_if_due(n)
+        if n > self._disk_left:
+            raise FsError(errno.ENOSPC, "no room on the disk for what an upload needs")
+        self._disk_left -= n
+        self._unchecked_bytes -= n
+        self._used += n
+
+    async def shrink(self) -> None:
+        """Evict what an upload brought beyond the ceiling, once it can be."""
+        async with self._evicting:
+            if self._used > self.limit_bytes:
+                await self._evictor_frees(self._used - self.limit_bytes)
+
     def release(self, n: int, dirty: int = 0) -> None:
         """Give back bytes that left the disk (cut off, removed, never written)."""
         self._used -= n
@@ -165,12 +190,15 @@ class Space:
             if lacking <= 0:
                 return 0
             slack = min(self.limit_bytes // 16, _MAX_SLACK_BYTES)
-            freed = await self._evictor.evict(lacking + slack)
-            if freed:
-                # Counted on, not measured: some file systems free space seconds later, and
-                # a look now would evict the whole cache.
-                self.release(freed)
-            return freed
+            return await self._evictor_frees(lacking + slack)
+
+    async def _evictor_frees(self, n: int) -> int:
+        freed = await self._evictor.evict(n)
+        if freed:
+            # Counted on, not measured: some file systems free space seconds later, and a look
+            # now would evict the whole cache.
+            self.release(freed)
+        return freed
 
     def _look_at_disk_if_due(self, n: int) -> None:
         now = self._now()

@@ -38,7 +38,7 @@ def test_a_story_that_once_ended_badly(tmp_path: Path, seed: int) -> None:
 
 
 # The same with hard links.
-_KEPT_LINKED = (7110177, 7120049, 7122151)
+_KEPT_LINKED = (7110177, 7120049, 7122151, 7131398)
 
 
 @pytest.mark.parametrize("seed", _KEPT_LINKED)

@@ -360,3 +360,20 @@ async def test_a_large_upload_goes_on_where_a_crash_left_it(
         sent = [step for step, _ in a.requests[since:] if step == "put:part"]
         assert len(sent) == 4
         assert bucket.unfinished_uploads == 0
+
+
+async def test_an_edited_file_larger_than_the_cache_is_uploaded(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """Its other parts have to be here once: that may not wait for the upload it is for."""
+    content = bytes(range(256)) * (6 << 12)
+    bucket.write("f", content)
+    async with machines(tmp_path, bucket, "a", cache_bytes=4 << 20) as (a,):
+        edit = b"x" * (3 << 20)
+        await a.patch("f", 1 << 20, edit)
+        await a.flush()
+        expected = content[: 1 << 20] + edit + content[4 << 20 :]
+        assert bucket.read("f") == expected
+        assert await a.read("f") == expected
+        await trio.sleep(10)
+        assert a.up.space.used_bytes <= 4 << 20
