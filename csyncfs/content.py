@@ -21,7 +21,7 @@ from csyncfs.errors import FsError, StoreError, StoreFull
 from csyncfs.eviction import Evictor
 from csyncfs.extents import Extents
 from csyncfs.fetcher import Fetcher
-from csyncfs.inode import InodeTable, LiveInode, LostName
+from csyncfs.inode import InodeTable, LiveInode, LostName, growth
 from csyncfs.readahead import MAX_WINDOW, ReadPlan
 from csyncfs.store import contents, inodes, journal
 from csyncfs.store.db import Store
@@ -319,8 +319,11 @@ class Content:
     async def write(self, live: LiveInode, start: int, data: bytes) -> int:
         """Take the bytes. They survive a crash of csyncfs once the file is closed."""
         end = start + len(data)
-        new, newly_dirty = _growth(live, start, end)
+        new, newly_dirty = growth(live, start, end)
         await self._space.reserve(new, newly_dirty)
+        hole = max(0, start - live.size)
+        self._space.book_hole(hole)
+        new, newly_dirty = new + hole, newly_dirty + hole
         try:
             if live.fetches:
                 await self._stop_fetches(live, start, end)
@@ -424,7 +427,7 @@ class Content:
         if size == live.size and live.is_dirty:
             return
         grown = max(0, size - live.size)
-        await self._space.reserve(grown, grown)
+        self._space.book_hole(grown)
         try:
             if live.fetches:
                 await self._stop_fetches(live, min(size, live.size), max(size, live.size) + 1)
@@ -587,14 +590,3 @@ class Content:
         freed = self._evictor.evict_inode(ino)
         self._space.release(freed)
         return freed
-
-
-def _growth(live: LiveInode, start: int, end: int) -> tuple[int, int]:
-    """How many bytes of a write are new in the content file, and how many newly dirty.
-
-    The hole a program seeks over counts: it is uploaded like the rest.
-    """
-    if start >= live.size:
-        return end - live.size, end - live.size
-    new = sum(span.size_bytes for span in live.present.missing(start, end))
-    return new, sum(span.size_bytes for span in live.dirty.missing(start, end))

@@ -157,3 +157,14 @@ def attributes_of(store: Store, row: InodeRow) -> Attributes:
         rdev=row.rdev or None,
         xattrs={name.decode("utf-8", "replace"): value for name, value in xattrs.items()},
     )
+
+
+def growth(live: LiveInode, start: int, end: int) -> tuple[int, int]:
+    """How many bytes of a write are new in the content file, and how many newly dirty.
+
+    Without the hole a program seeks over, which is uploaded like the rest.
+    """
+    if start >= live.size:
+        return end - start, end - start
+    new = sum(span.size_bytes for span in live.present.missing(start, end))
+    return new, sum(span.size_bytes for span in live.dirty.missing(start, end))

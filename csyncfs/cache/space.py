@@ -3,9 +3,9 @@
 Owns the two sums (bytes on disk, and those of them not yet in the cloud); who puts bytes
 on disk reserves them here first and gives them back when they go. When the ceiling is
 reached clean bytes are evicted; when all is dirty, writers wait for uploads; ENOSPC comes
-only when neither helps for a while. What has to be fetched so that an edited file can be uploaded
-goes beyond the ceiling where it must: only that makes dirty bytes clean. Nothing is measured at mount: the sums come from the
-store.
+only when neither helps for a while. Two things go beyond the ceiling: what has to be fetched
+so that an edited file can be uploaded, for only that makes dirty bytes clean; and holes, which
+take no disk. Nothing is measured at mount: the sums come from the store.
 """
 
 import errno
@@ -138,6 +138,11 @@ class Space:
         self._disk_left -= n
         self._unchecked_bytes -= n
         self._used += n
+
+    def book_hole(self, n: int) -> None:
+        """A file grew by so many zeros that nobody wrote: dirty like others, but not on disk."""
+        self._used += n
+        self._dirty += n
 
     async def shrink(self) -> None:
         """Evict what an upload brought beyond the ceiling, once it can be."""

@@ -17,6 +17,7 @@ from csyncfs.errors import (
     Retry,
     Throttled,
 )
+from csyncfs.vfs import Changes
 from tests.support.engines import Machine, agree, machines
 from tests.support.invariants import check_machine
 
@@ -377,3 +378,21 @@ async def test_an_edited_file_larger_than_the_cache_is_uploaded(
         assert await a.read("f") == expected
         await trio.sleep(10)
         assert a.up.space.used_bytes <= 4 << 20
+
+
+async def test_a_hole_larger_than_the_cache_takes_no_room(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """``truncate -s``, and a write far behind the end: zeros that are on no disk."""
+    async with machines(tmp_path, bucket, "a", cache_bytes=4 << 20) as (a,):
+        fh = await a.open("f", os.O_RDWR | os.O_CREAT)
+        await a.up.vfs.setattr((await a.row("f")).id, Changes(size=6 << 20), fh)
+        await a.close(fh)
+        await a.write("g", b"")
+        await a.patch("g", 5 << 20, b"end")
+        await a.flush()
+        assert bucket.read("f") == bytes(6 << 20)
+        assert bucket.read("g") == bytes(5 << 20) + b"end"
+        await trio.sleep(10)
+        assert a.up.space.used_bytes <= 4 << 20
+        check_machine(a)
