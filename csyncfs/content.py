@@ -136,9 +136,10 @@ class Content:
                     "content file is missing ino=%d bytes=%d", live.ino, live.dirty.total_bytes
                 )
                 raise FsError(errno.EIO, "unsent content is missing") from None
+            with self._store.transaction():
+                contents.forget(self._store, live.ino)
             self._space.release(live.present.total_bytes)
             live.present.clear()
-            live.are_extents_unsaved = True
             return
         if live.is_dirty and os.fstat(live.fd).st_size > live.size:
             # Left by a crash: written, but never saved. A file that grows must find zeros.

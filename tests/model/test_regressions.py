@@ -7,11 +7,14 @@ import pytest
 from tests.support.operations import (
     Crash,
     Latency,
+    Look,
     Network,
+    Open,
     Rename,
     Save,
     Sleep,
     Utime,
+    Wipe,
 )
 from tests.support.story import FLAVOURS, Flavour, live
 
@@ -31,6 +34,12 @@ _KEPT: dict[str, tuple[list[Any], Flavour]] = {
             *(Latency(1), Save(), Save(), Save(), Save(), Save()),
             *(Sleep(2), Save(), Save(), Save(), Crash()),
         ],
+        Flavour(),
+    ),
+    # A clean content file was gone with the cache directory. Its bytes were given back to the
+    # space once each time the file was opened, until somebody read it.
+    "a_wiped_file_gives_its_space_back_once": (
+        [Save(1), Look(), Save(), Wipe(), Save(), Open(at=1)],
         Flavour(),
     ),
 }
