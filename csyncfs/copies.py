@@ -37,7 +37,9 @@ class Copies:
         if base is None or not file.in_cloud or file.dirty:
             raise NotYet("the file has to come first")
         expect, absorbed, target = self._promise.goal(row)
-        put_id, _ = self._promise.start_put(intent, file.ctime_ns)
+        with self._store.transaction():
+            put_id, _ = self._promise.start_put(intent, file.ctime_ns)
+            self._promise.sends(row, target.key, put_id=put_id)
         writing = self._promise.writing(row, put_id)
         writing = replace(writing, attributes=replace(writing.attributes, link=file.link))
         try:

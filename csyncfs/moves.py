@@ -68,8 +68,10 @@ class Moves:
         self._promise.works_on(row.id, source.key, target.key)
         try:
             if self._capable.move_file:
+                self._promise.sends(row, target.key, tag=base.tag)
                 item = await self._backend.move(source, target, Kind.FILE, base, expect)
             else:
+                self._promise.sends(row, target.key, put_id=writing.put_id)
                 item = await self._backend.copy(source, target, writing, base, expect)
         except NotFound:
             moved = await self._moved_before(row, target)
@@ -160,7 +162,7 @@ class Moves:
         if item is None:
             return False
         if kind is Kind.DIR:
-            self._tree_moved(row, source, aside, item)
+            self.tree_moved(row, source, aside, item)
             return True
         with self._store.transaction():
             self._moved(row.id, aside, item, self._promise.clock.now_ns())
@@ -267,6 +269,7 @@ class Moves:
         was_kept = self._keep_removed(row.id, target.key)
         writing = self._promise.writing(row, uuid.uuid4().hex)
         self._promise.works_on(row.id, target.key)
+        self._promise.sends(row, target.key, put_id=writing.put_id)
         try:
             item = await self._backend.make_dir(target, writing)
         except VersionMismatch as exc:
@@ -359,6 +362,8 @@ class Moves:
             raise NotYet("something below is on its way")
         self._promise.ordering.moving_trees[row.id] = (source.key, target.key)
         self._promise.works_on(row.id, source.key, target.key)
+        if row.base is not None and not target.key.startswith(ASIDE):
+            self._promise.sends(row, target.key, tag=row.base.tag)
         try:
             item = await self._backend.move(source, target, Kind.DIR, row.base, ABSENT)
         except NotFound:
@@ -375,9 +380,9 @@ class Moves:
         if not target.key.startswith(ASIDE):
             with self._store.transaction():
                 self._forget_aside(intent, source)
-        self._tree_moved(row, source, target, item)
+        self.tree_moved(row, source, target, item)
 
-    def _tree_moved(self, row: InodeRow, source: Location, target: Location, item: Item) -> None:
+    def tree_moved(self, row: InodeRow, source: Location, target: Location, item: Item) -> None:
         now = self._promise.clock.now_ns()
         with self._store.transaction():
             inodes.rebase_keys(self._store, source.key, target.key)
@@ -422,6 +427,7 @@ class Moves:
                 journal.remove(self._store, left.seq)
         self._promise.works_on(row.id, source.key, target.key)
         writing = self._promise.writing(self._tree.row(row.id), uuid.uuid4().hex)
+        self._promise.sends(row, target.key, put_id=writing.put_id)
         item = await self._backend.make_dir(target, writing)
         now = self._promise.clock.now_ns()
         with self._store.transaction():
@@ -473,6 +479,7 @@ class Moves:
         location = self._tree.location(row)
         writing = self._promise.writing(row, uuid.uuid4().hex)
         self._promise.works_on(row.id, location.key)
+        self._promise.sends(row, location.key, put_id=writing.put_id)
         try:
             if row.base is None:
                 # An implicit directory gets a marker, which is what can carry attributes.

@@ -147,6 +147,7 @@ class Ordering:
         successor = self._tree.file_for_key(key)
         if (
             successor is not None
+            and intent.put_id is None
             and (
                 self.is_pending(successor.id, IntentKind.PUT)
                 or self.is_pending(successor.id, IntentKind.MOVE)

@@ -18,7 +18,7 @@ from csyncfs.clock import Clock
 from csyncfs.errors import CsyncError, FsError, NotFound, Retry
 from csyncfs.inode import InodeTable
 from csyncfs.ordering import Ordering
-from csyncfs.store import inodes, journal
+from csyncfs.store import attempts, inodes, journal
 from csyncfs.store.db import Store
 from csyncfs.store.inodes import InodeRow
 from csyncfs.tree import Tree
@@ -134,8 +134,12 @@ class Poller:
 
     def _is_changing(self, key: str, listing: _Listing) -> bool:
         """Whether this mount changed the key while it was listed, or is about to: what the
-        listing shows may be the echo of a request whose reply is still on its way."""
-        return key in listing.touched or self._ordering.is_worked_on(key)
+        listing shows may be the echo of a request whose reply is on its way, or lost."""
+        return (
+            key in listing.touched
+            or self._ordering.is_worked_on(key)
+            or attempts.is_open(self._store, key)
+        )
 
     # -- listing -------------------------------------------------------------------------
 

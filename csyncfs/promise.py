@@ -10,7 +10,7 @@ from csyncfs.clock import Clock
 from csyncfs.errors import CsyncError, NotFound, Retry
 from csyncfs.inode import InodeTable, attributes_of
 from csyncfs.ordering import Ordering, other_kind
-from csyncfs.store import aliases, inodes, journal
+from csyncfs.store import aliases, attempts, inodes, journal
 from csyncfs.store.db import Store
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import Intent, IntentKind
@@ -99,6 +99,13 @@ class Promise:
             raise NotYet("the directory is on its way to another place")
         self.ordering.running_keys[ino] = keys
 
+    def sends(
+        self, row: InodeRow, key: str, *, put_id: str | None = None, tag: str | None = None
+    ) -> None:
+        """Write down what the request is about to make, or move, in case no reply comes."""
+        with self.store.transaction():
+            attempts.note(self.store, row.id, key, is_dir=bool(row.is_dir), put_id=put_id, tag=tag)
+
     def writing(self, row: InodeRow, put_id: str) -> Writing:
         """The attributes as they are now of the inode, or of the file that it is a name of."""
         file = self.table.overlay(self.tree.file_of(row))
@@ -115,6 +122,7 @@ class Promise:
             item_id=item.location.item_id,
             remote_key=target.key,
         )
+        attempts.forget(self.store, row.id)
         if row.remote_key != target.key or self.ordering.is_pending(row.id, IntentKind.MOVE):
             self.tree.settle_place(row.id, now)
 

@@ -14,7 +14,7 @@ from csyncfs.promise import NotYet, Promise
 from csyncfs.store import inodes, journal
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import Intent
-from csyncfs.types import Expect, Item, Kind, Location
+from csyncfs.types import Attributes, Expect, Item, Kind, Location
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +47,15 @@ class Puts:
         row = self._tree.row(live.ino)
         generation = live.generation
         expect, absorbed, target = self._promise.goal(row)
-        put_id, resume = self._promise.start_put(intent, generation)
+        self._promise.works_on(row.id, target.key)
+        with self._store.transaction():
+            put_id, resume = self._promise.start_put(intent, generation)
+            self._promise.sends(row, target.key, put_id=put_id)
         writing = self._promise.writing(row, put_id)
         if row.link is not None:
             # Content that its other names have not yet.
             link = new_link(row.link, put_id[:16])
             writing = replace(writing, attributes=replace(writing.attributes, link=link))
-        self._promise.works_on(row.id, target.key)
 
         async def confirm() -> bool:
             return live.generation == generation and not live.is_unlinked
@@ -100,6 +102,18 @@ class Puts:
         live.base = item.version
         self._content.settle_file(live)
         log.debug("uploaded ino=%d size=%d", before.id, item.version.size if item.version else 0)
+
+    def found(self, intent: Intent, row: InodeRow, target: Location, item: Item) -> None:
+        """An earlier try with the content as it still is took effect, without a reply."""
+        live = self._content.pin(row)
+        try:
+            writing = Writing(
+                item.attributes or Attributes(), intent.put_id or "", self._promise.device
+            )
+            absorbed = journal.delete_at(self._store, target.key)
+            self._done(intent, row, live, live.generation, target, writing, absorbed, item)
+        finally:
+            self._content.unpin(live)
 
     def _became_clean(self, intent: Intent, row: InodeRow, live: LiveInode) -> None:
         journal.remove(self._store, intent.seq)

@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from csyncfs.content import Content
 from csyncfs.copies import Copies
-from csyncfs.errors import FsError, NotFound, StoreError
+from csyncfs.echoes import Echoes
+from csyncfs.errors import FsError, NotFound, StoreError, Superseded
 from csyncfs.moves import Moves
 from csyncfs.promise import Promise
 from csyncfs.puts import Puts
@@ -28,6 +29,7 @@ class Uploads:
         self._puts = puts
         self._copies = copies
         self._moves = moves
+        self._echoes = Echoes(promise, puts, moves)
 
     def blocker(self, intent: Intent) -> InodeId | None:
         """The inode of which something else has to reach the cloud first."""
@@ -36,14 +38,22 @@ class Uploads:
     async def execute(self, intent: Intent) -> None:
         """Carry the intent out; the journal says what is left to do afterwards."""
         if intent.kind == IntentKind.DELETE:
-            await self._moves.delete(intent)
+            await (self._moves.delete if intent.put_id is None else self._echoes.delete)(intent)
             return
-        row = inodes.get(self._store, intent.inode)
+        await self._echoes.find_out(intent)
+        found = journal.get(self._store, intent.seq)
+        if found is None:
+            return
+        intent, row = found, inodes.get(self._store, intent.inode)
         if row is None or row.nlink == 0:
             journal.remove(self._store, intent.seq)
             return
         try:
             await self._step(intent, row)(intent, row)
+            self._echoes.known(intent.inode)
+        except Superseded:
+            self._echoes.known(intent.inode)
+            raise
         except NotFound:
             # The directory it belongs into is gone: a look at it says what to do.
             self._promise.look_at_parent(intent.inode)

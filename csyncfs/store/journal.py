@@ -7,6 +7,7 @@ it void), or by the user's explicit command; never by failure.
 import enum
 from typing import NamedTuple
 
+from csyncfs.store import attempts
 from csyncfs.store.db import Row, Store, key_after, key_from_db, key_to_db
 from csyncfs.types import InodeId, Location, RemoteVersion, Seq
 
@@ -283,7 +284,24 @@ def remove_all(store: Store, ino: InodeId) -> None:
         "RETURNING kind, resume, created_ns",
         (ino,),
     )
+    _clear_attempt(store, ino, removed)
     _clear_aside(store, ino, removed)
+
+
+def _clear_attempt(store: Store, ino: InodeId, removed: list[Row]) -> None:
+    """What a request without reply may have made has to go as well, if it is there: the DELETE
+    carries the put id of what it is about, or the version of what was moved."""
+    attempt = attempts.of_inode(store, ino) if removed else None
+    if attempt is None:
+        return
+    store.run(
+        "INSERT INTO intent (kind, inode, is_dir, not_before_ns, key, put_id, expect_tag, "
+        "created_ns) VALUES ('delete', ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(ino, attempt.is_dir, removed[0][2], attempt.key_raw),
+            *(attempt.put_id, attempt.tag, removed[0][2]),
+        ),
+    )
 
 
 def _clear_aside(store: Store, ino: InodeId, removed: list[Row]) -> None:
@@ -295,12 +313,12 @@ def _clear_aside(store: Store, ino: InodeId, removed: list[Row]) -> None:
 
 
 def remove_settled_move(store: Store, ino: InodeId) -> None:
-    """The item is where its name says. A MOVE that may have brought it outside stays to find
+    """The item is where its name says. A MOVE that may have brought it elsewhere stays to find
     out."""
     store.run(
         "DELETE FROM intent WHERE inode = ? AND kind = 'move' AND kind <> 'delete' "
-        "AND resume IS NULL",
-        (ino,),
+        "AND resume IS NULL AND NOT EXISTS (SELECT 1 FROM attempt WHERE attempt.inode = ?)",
+        (ino, ino),
     )
 
 

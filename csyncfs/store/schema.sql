@@ -86,6 +86,16 @@ CREATE INDEX intent_due ON intent(not_before_ns, seq);
 CREATE INDEX intent_key ON intent(key) WHERE key IS NOT NULL;
 CREATE INDEX intent_delete_inode ON intent(inode) WHERE kind = 'delete';
 
+-- Requests under way, and those of which no reply said what became of them.
+CREATE TABLE attempt (
+    inode       INTEGER PRIMARY KEY,                -- whose promise was being kept; its row may be gone
+    key         BLOB NOT NULL,                      -- where what it made is, if it took effect; as intent.key
+    is_dir      INTEGER NOT NULL,
+    put_id      TEXT,                               -- stamped on what it made; NULL: it moved the item
+    tag         TEXT                                -- version of the item it moved; NULL: it made something
+) STRICT;
+CREATE INDEX attempt_key ON attempt(key);
+
 CREATE TABLE conflict (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     inode       INTEGER NOT NULL,                   -- the set-aside side (the .conflict sibling)

@@ -1,0 +1,119 @@
+"""What became of a request of which no reply came: lost on the way, or cut off by a crash.
+
+Owns the answer, which is asked for before the inode's next request. Without it what the request
+made would pass for somebody else's as soon as the file has another name, other content or none.
+"""
+
+import logging
+
+from csyncfs.errors import VersionMismatch
+from csyncfs.inode import attributes_of
+from csyncfs.moves import Moves
+from csyncfs.promise import Promise
+from csyncfs.puts import Puts
+from csyncfs.store import aliases, attempts, inodes, journal
+from csyncfs.store.attempts import Attempt
+from csyncfs.store.inodes import InodeRow
+from csyncfs.store.journal import Intent, IntentKind
+from csyncfs.types import InodeId, Item, Kind, Location
+
+log = logging.getLogger(__name__)
+
+
+class Echoes:
+    """Finds out about requests without reply."""
+
+    def __init__(self, promise: Promise, puts: Puts, moves: Moves) -> None:
+        self._promise = promise
+        self._store = promise.store
+        self._tree = promise.tree
+        self._puts = puts
+        self._moves = moves
+
+    def known(self, ino: InodeId) -> None:
+        """The inode's last request was answered, whatever the answer."""
+        if attempts.of_inode(self._store, ino) is not None:
+            with self._store.transaction():
+                attempts.forget(self._store, ino)
+
+    async def find_out(self, intent: Intent) -> None:
+        """Make true what an earlier request of the inode did, if one is open.
+
+        Raises what keeps the store from answering: then the promise has to wait.
+        """
+        attempt = attempts.of_inode(self._store, intent.inode)
+        if attempt is None:
+            return
+        kind = Kind.DIR if attempt.is_dir else Kind.FILE
+        item = await self._promise.head(Location(attempt.key), kind)
+        row = inodes.get(self._store, intent.inode)
+        if item is not None and row is not None and row.nlink and self._is_ours(attempt, item):
+            log.info("a request without reply took effect ino=%d key=%s", row.id, attempt.key)
+            self._took_effect(attempt, row, item)
+        self.known(intent.inode)
+
+    def _is_ours(self, attempt: Attempt, item: Item) -> bool:
+        if attempt.put_id is not None:
+            return item.put_id == attempt.put_id
+        return item.version is not None and item.version.tag == attempt.tag
+
+    def _took_effect(self, attempt: Attempt, row: InodeRow, item: Item) -> None:
+        self._promise.watcher.touched(attempt.key)
+        target = Location(attempt.key, item.location.item_id)
+        if attempt.put_id is None and attempt.is_dir:
+            self._moves.tree_moved(row, self._tree.location(row), target, item)
+            return
+        put = journal.find(self._store, row.id, IntentKind.PUT)
+        live = self._promise.table.get(row.id)
+        generation = row.generation if live is None else live.generation
+        if (
+            put is not None
+            and put.put_id == attempt.put_id is not None
+            and put.put_generation == generation
+        ):
+            self._puts.found(put, row, target, item)
+            return
+        now = self._promise.clock.now_ns()
+        with self._store.transaction():
+            self._replaced(target, item)
+            old = self._tree.location(row)
+            if attempt.put_id is not None and row.in_cloud and old.key != target.key:
+                self._promise.delete_later(row.id, old, row.base, is_dir=bool(row.is_dir))
+            self._promise.settle(row, target, item, now)
+            if item.attributes is not None and row.link != item.attributes.link:
+                aliases.set_link(self._store, row.id, item.attributes.link)
+            if row.is_dir:
+                self._tree.forget_dir_keys()
+                self._made_dir(row, item, now)
+        if live is not None:
+            live.base = item.version
+
+    def _made_dir(self, row: InodeRow, item: Item, now: int) -> None:
+        if journal.find(self._store, row.id, IntentKind.MKDIR) is None:
+            return
+        journal.remove_kind(self._store, row.id, IntentKind.MKDIR)
+        if self._tree.policy.keeps_attributes and item.attributes != attributes_of(
+            self._store, row
+        ):
+            journal.add_now(self._store, IntentKind.ATTRS, row.id, now, is_dir=True)
+
+    def _replaced(self, target: Location, item: Item) -> None:
+        """What was there before went with it."""
+        removed = journal.delete_at(self._store, target.key)
+        tag = item.version.tag if item.version is not None else None
+        if removed is not None and not removed.is_dir and removed.expect_tag != tag:
+            journal.remove(self._store, removed.seq)
+
+    async def delete(self, intent: Intent) -> None:
+        """Remove what a request made for an inode that has no name any more, if it did."""
+        location, kind = intent.location, Kind.DIR if intent.is_dir else Kind.FILE
+        self._promise.works_on(intent.inode, location.key)
+        item = await self._promise.head(location, kind)
+        if item is not None and item.put_id == intent.put_id:
+            try:
+                await self._promise.backend.delete(location, kind, item.version)
+            except VersionMismatch:
+                log.warning("not deleted, changed by somebody else key=%s", location.key)
+        with self._store.transaction():
+            journal.remove(self._store, intent.seq)
+            attempts.forget(self._store, intent.inode)

@@ -1,0 +1,55 @@
+"""Table ``attempt``: requests that were sent, and of which no reply said what became of them.
+
+At most one an inode: the next request about it is made when this one is found out. Of an inode
+that nothing is promised about any more the row means nothing.
+"""
+
+from typing import NamedTuple
+
+from csyncfs.store.db import Store, key_from_db, key_to_db
+from csyncfs.types import InodeId
+
+
+class Attempt(NamedTuple):
+    """One request as stored; schema.sql says what each field means."""
+
+    inode: InodeId
+    key_raw: bytes
+    is_dir: int
+    put_id: str | None
+    tag: str | None
+
+    @property
+    def key(self) -> str:
+        key = key_from_db(self.key_raw)
+        assert key is not None
+        return key
+
+
+def note(
+    store: Store, ino: InodeId, key: str, *, is_dir: bool, put_id: str | None, tag: str | None
+) -> None:
+    """Write down where a request goes, before it can have an effect."""
+    store.run(
+        "INSERT OR REPLACE INTO attempt (inode, key, is_dir, put_id, tag) VALUES (?, ?, ?, ?, ?)",
+        (ino, key_to_db(key), is_dir, put_id, tag),
+    )
+
+
+def of_inode(store: Store, ino: InodeId) -> Attempt | None:
+    row = store.one("SELECT inode, key, is_dir, put_id, tag FROM attempt WHERE inode = ?", (ino,))
+    return Attempt._make(row) if row else None
+
+
+def forget(store: Store, ino: InodeId) -> None:
+    """It is known what became of the request."""
+    store.run("DELETE FROM attempt WHERE inode = ?", (ino,))
+
+
+def is_open(store: Store, key: str) -> bool:
+    """Whether what is at the key may be ours, without our knowing."""
+    row = store.one(
+        "SELECT 1 FROM attempt a JOIN intent i ON i.inode = a.inode WHERE a.key = ? LIMIT 1",
+        (key_to_db(key),),
+    )
+    return row is not None
