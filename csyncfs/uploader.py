@@ -5,6 +5,7 @@ inode at a time, children after their parents; runs it; writes down how it ended
 kind is carried out is in ``uploads``.
 """
 
+import errno
 import logging
 import math
 import random
@@ -17,6 +18,7 @@ from csyncfs.clock import Clock
 from csyncfs.errors import (
     AccessDenied,
     CsyncError,
+    FsError,
     Hold,
     NoSuchStore,
     Offline,
@@ -61,7 +63,10 @@ class Uploader:
         *,
         slots: int,
         upload_delay_ns: int,
+        patience_s: float = 30.0,
     ) -> None:
+        """``patience_s``: how long ``uploaded`` waits for a store that takes nothing."""
+        self._patience_s = patience_s
         self._store = store
         self._table = table
         self._uploads = uploads
@@ -260,11 +265,25 @@ class Uploader:
         await self._ended.wait()
 
     async def uploaded(self, ino: InodeId) -> None:
-        """Wait until the inode's content is in the cloud (``-o fsync=remote``)."""
+        """Wait until the inode's content is in the cloud (``-o fsync=remote``).
+
+        Raises FsError: ETIMEDOUT when it could not be sent for a while, EIO when the store
+        refuses it. It stays in the journal, and is sent when that is over.
+        """
         intent = journal.find(self._store, ino, IntentKind.PUT)
+        well_at = trio.current_time()
+        is_first = True
         while intent is not None:
-            if intent.not_before_ns is not None:
+            # What failed meanwhile comes in its own time.
+            if intent.not_before_ns is not None and (is_first or intent.error is None):
                 journal.reschedule(self._store, intent.seq, self._clock.now_ns())
                 self._wake.set()
+            is_first = False
             await self._soon()
             intent = journal.find(self._store, ino, IntentKind.PUT)
+            if intent is None or (intent.error is None and not self._failures):
+                well_at = trio.current_time()
+            elif intent.hold is not None:
+                raise FsError(errno.EIO, f"not in the cloud: {intent.hold}")
+            elif trio.current_time() >= well_at + self._patience_s:
+                raise FsError(errno.ETIMEDOUT, f"not in the cloud yet: {intent.error}")

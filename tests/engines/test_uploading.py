@@ -1,5 +1,6 @@
 """Intents that run: what programs do meanwhile, what the network does, what is retried when."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from csyncfs.errors import (
     AccessDenied,
     Ambiguous,
     BackendError,
+    FsError,
     Offline,
     QuotaExceeded,
     Retry,
@@ -396,3 +398,38 @@ async def test_a_hole_larger_than_the_cache_takes_no_room(
         await trio.sleep(10)
         assert a.up.space.used_bytes <= 4 << 20
         check_machine(a)
+
+
+# -- waiting for the cloud ---------------------------------------------------------------
+
+
+async def test_fsync_of_a_store_that_takes_nothing_ends_and_the_bytes_go_later(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    async with machines(tmp_path, bucket, "anna") as (anna,):
+        fh = await anna.open("f", os.O_WRONLY | os.O_CREAT)
+        await anna.up.vfs.write(fh, 0, b"content")
+        dead = Failing(anna, "put", Offline("dark"), 10_000)
+        with pytest.raises(FsError) as caught:
+            await anna.up.vfs.fsync(fh)
+        assert caught.value.code == errno.ETIMEDOUT
+        dead.left = 0
+        anna.up.uploader.open_gate()
+        await anna.up.vfs.fsync(fh)
+        assert bucket.read("f") == b"content"
+        await anna.close(fh)
+
+
+async def test_fsync_of_what_the_store_refuses_says_so(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    async with machines(tmp_path, bucket, "anna") as (anna,):
+        fh = await anna.open("f", os.O_WRONLY | os.O_CREAT)
+        await anna.up.vfs.write(fh, 0, b"content")
+        full = Failing(anna, "put", QuotaExceeded("full"), 10_000)
+        with pytest.raises(FsError) as caught:
+            await anna.up.vfs.fsync(fh)
+        assert caught.value.code == errno.EIO
+        full.left = 0
+        await anna.close(fh)
+        assert await agree(anna) == {"f": b"content"}
