@@ -8,7 +8,7 @@ download that others share.
 import errno
 import logging
 import random
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import trio
 
@@ -22,10 +22,11 @@ from csyncfs.errors import (
     Retry,
     VersionMismatch,
 )
-from csyncfs.inode import Fetch, LiveInode
+from csyncfs.inode import Fetch, GivenUp, LiveInode
 from csyncfs.retry import delay_s
 from csyncfs.tree import Tree
 from csyncfs.types import InodeId, Item, Location, Span
+from csyncfs.waits import waiting
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ MAX_FETCH_BYTES = 32 << 20
 MIN_FETCH_BYTES = 128 << 10
 # An unlinked file whose readers still need its item is tried again after this long.
 _KEEP_AGAIN_S = 5.0
+# A read of bytes that did not come in time, so soon after that, is the same one to its program.
+_SAME_READ_S = 1.0
 
 
 class ForeignChange(Protocol):
@@ -99,6 +102,7 @@ class Fetcher:
         try ended with: ETIMEDOUT within the deadline when the store does not answer,
         ESTALE when this version is gone.
         """
+        self._must_not_be_again(live, Span(start, end))
         deadline = trio.current_time() + self._timeout_s
         attempt = 0
         # A new version may be shorter: what is behind its end nobody can wait for.
@@ -108,15 +112,29 @@ class Fetcher:
             self.start(live, window, is_for_upload=is_for_upload)
             self.start(live, Span(start, end), is_for_upload=is_for_upload)
             mine = [f for f in live.fetches if f.span.start < end and start < f.span.end]
-            with trio.move_on_at(deadline) as waiting:
+            with trio.move_on_at(deadline) as patience, waiting("bytes from the store"):
                 await self._landed(live, start, end, mine)
-            if waiting.cancelled_caught:
-                raise FsError(errno.ETIMEDOUT, "the store did not answer in time")
+            if patience.cancelled_caught:
+                self._give_up(live, Span(start, end), errno.ETIMEDOUT, "no answer in time")
             error = next((f.error for f in mine if f.error is not None), None)
             if error is None or live.present.covers(start, end):
                 continue
             attempt += 1
-            await self._after_failure(live, error, attempt, deadline)
+            await self._after_failure(live, Span(start, end), error, attempt, deadline)
+
+    def _must_not_be_again(self, live: LiveInode, span: Span) -> None:
+        """The kernel asks a second time at once for a page that its readahead did not get: a
+        program must not wait twice as long for that."""
+        last = live.given_up
+        if last is None:
+            return
+        if trio.current_time() - last.at < _SAME_READ_S and _touch(last.span, span):
+            raise FsError(last.code, "no answer a moment ago")
+        live.given_up = None
+
+    def _give_up(self, live: LiveInode, span: Span, code: int, why: str) -> NoReturn:
+        live.given_up = GivenUp(span, trio.current_time(), code)
+        raise FsError(code, why)
 
     async def _landed(self, live: LiveInode, start: int, end: int, mine: list[Fetch]) -> None:
         while not live.present.covers(start, end):
@@ -125,7 +143,7 @@ class Fetcher:
             await live.landed.wait()
 
     async def _after_failure(
-        self, live: LiveInode, error: BaseException, attempt: int, deadline: float
+        self, live: LiveInode, span: Span, error: BaseException, attempt: int, deadline: float
     ) -> None:
         if isinstance(error, VersionMismatch | NotFound):
             before = live.base
@@ -138,10 +156,10 @@ class Fetcher:
             raise error
         wait_s = delay_s(attempt, base_s=0.2, cap_s=4.0, jitter=random.random)
         if trio.current_time() + wait_s >= deadline:
-            raise FsError(
-                errno.ETIMEDOUT if isinstance(error, Offline) else errno.EIO, str(error)
-            ) from error
-        await trio.sleep(wait_s)
+            code = errno.ETIMEDOUT if isinstance(error, Offline) else errno.EIO
+            self._give_up(live, span, code, str(error))
+        with waiting(f"another try, after: {error}"):
+            await trio.sleep(wait_s)
 
     def keep(self, live: LiveInode) -> None:
         """Fetch all of it while somebody has it open, however often that fails; never waits."""
@@ -192,6 +210,7 @@ class Fetcher:
             landed += span.size_bytes
             live.present.add(span.start, span.end)
             live.are_extents_unsaved = True
+            live.given_up = None
             self.fetched_bytes += span.size_bytes
             live.wake()
 

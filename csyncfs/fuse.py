@@ -7,11 +7,13 @@ forget. Any exception but FUSEError would end the mount, so every handler is gua
 # pyfuse3's plain ints and bytes are our InodeId, FileHandle and names from here on.
 # pyright: reportIncompatibleMethodOverride=false
 
+import contextlib
 import errno
 import functools
 import logging
 import os
 import queue
+import select
 import stat
 import threading
 from collections.abc import Callable, Coroutine, Sequence
@@ -22,11 +24,13 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
+from csyncfs import waits
 from csyncfs.errors import ConfigError, CsyncError, FsError, to_errno
 from csyncfs.inode import InodeTable
 from csyncfs.store.inodes import InodeRow
 from csyncfs.types import FileHandle, InodeId
 from csyncfs.vfs import Changes, Vfs
+from csyncfs.waits import Caller
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +41,9 @@ _DIR_BATCH = 128
 # Default kernel readahead is 128 KiB: 0.9 GB/s of cached reads; 1 MiB gives 3.8 GB/s.
 _READAHEAD_KB = 1024
 _MAX_TASKS = 512
+# These are not told who calls. As a rule it is who opened the file; a program that inherited
+# the descriptor waits until the deadline.
+_ON_HANDLES = frozenset({"read", "write", "flush", "release", "fsync"})
 
 
 def guarded(
@@ -46,6 +53,7 @@ def guarded(
 
     @functools.wraps(handler)
     async def guard(*args: P.args, **kwargs: P.kwargs) -> R:
+        call = waits.begin(functools.partial(_describe, handler.__name__, args))
         try:
             return await handler(*args, **kwargs)
         except CsyncError as exc:
@@ -61,8 +69,24 @@ def guarded(
         except Exception:
             log.exception("%s failed unexpectedly", handler.__name__)
             raise FUSEError(errno.EIO) from None
+        finally:
+            waits.end(call)
 
     return guard
+
+
+def _describe(name: str, args: tuple[Any, ...]) -> Caller:
+    """Whose call it is, for the watchman; ``args`` are the handler's."""
+    adapter, first = args[0], args[1]
+    assert isinstance(adapter, Adapter)
+    if isinstance(args[-1], RequestContext):
+        names = " ".join(f"name={arg!r}" for arg in args[2:] if isinstance(arg, bytes))
+        ino = None if isinstance(first, RequestContext) else first
+        return Caller(name, f"{adapter.path(ino)} {names}".strip(), (args[-1].pid,))
+    if name in _ON_HANDLES:
+        ino, opener = adapter.opened(first)
+        return Caller(name, adapter.path(ino), waits.threads_of(opener))
+    return Caller(name, adapter.path(first), ())
 
 
 class Adapter(pyfuse3.Operations):
@@ -77,6 +101,17 @@ class Adapter(pyfuse3.Operations):
         self._vfs = vfs
         self._table = table
         self._timeout_s = timeout_s
+        self._openers: dict[FileHandle, tuple[InodeId, int]] = {}
+        """Inode and thread of each open(2)."""
+
+    def opened(self, fh: FileHandle) -> tuple[InodeId | None, int]:
+        """The inode and the thread that opened it; (None, 0) if the handle is gone."""
+        return self._openers.get(fh, (None, 0))
+
+    def path(self, ino: InodeId | None) -> str:
+        """For the log."""
+        found = None if ino is None else self._vfs.path(ino)
+        return f"ino={ino} path={found!r}"
 
     def _entry(self, row: InodeRow) -> EntryAttributes:
         """What the kernel is told of an inode."""
@@ -211,6 +246,7 @@ class Adapter(pyfuse3.Operations):
     @guarded
     async def open(self, inode: InodeId, flags: int, ctx: RequestContext) -> FileInfo:
         fh, keep = await self._vfs.open(inode, flags)
+        self._openers[fh] = (inode, ctx.pid)
         return FileInfo(fh=fh, keep_cache=keep)
 
     @guarded
@@ -221,6 +257,7 @@ class Adapter(pyfuse3.Operations):
         fh, keep, row = await self._vfs.open_or_create(
             parent_inode, name, mode, flags, ctx.uid, ctx.gid
         )
+        self._openers[fh] = (row.id, ctx.pid)
         return FileInfo(fh=fh, keep_cache=keep), self._told(row)
 
     @guarded
@@ -237,6 +274,7 @@ class Adapter(pyfuse3.Operations):
 
     @guarded
     async def release(self, fh: FileHandle) -> None:
+        self._openers.pop(fh, None)
         await self._vfs.release(fh)
 
     @guarded
@@ -345,6 +383,15 @@ class KernelNotifier:
                     log.warning("notification failed ino=%d error=%s", ino, exc)
 
 
+def _fuse_device() -> int | None:
+    """The session's descriptor, which pyfuse3 keeps to itself."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
+                return int(name)
+    return None
+
+
 class Session:
     """One mount in the kernel. pyfuse3 has one a process."""
 
@@ -354,15 +401,23 @@ class Session:
             pyfuse3.init(adapter, str(mountpoint), set(options))
         except RuntimeError as exc:
             raise ConfigError(f"cannot mount on {mountpoint}: {exc}") from exc
+        self._device = select.poll()
+        if (fd := _fuse_device()) is not None:
+            self._device.register(fd, 0)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve the kernel until the file system is unmounted or ``stop`` is called."""
         task_status.started()
         await pyfuse3.main(min_tasks=1, max_tasks=_MAX_TASKS)
 
+    def is_over(self) -> bool:
+        """Whether the kernel has ended the file system, by umount(8) or an abort."""
+        return bool(self._device.poll(0))
+
     def stop(self) -> None:
-        """End ``run``; idempotent."""
+        """End ``run``; idempotent. Calls that wait fail with ECONNABORTED."""
         pyfuse3.terminate()
+        waits.end_all()
 
     def close(self, *, unmount: bool) -> None:
         """End the session. ``unmount``: take the mountpoint down too, if nobody did yet."""

@@ -30,6 +30,17 @@ class Fetch:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A read that found no answer in time."""
+
+    span: Span
+    at: float
+    """Trio's clock."""
+    code: int
+    """The errno its program got."""
+
+
+@dataclass(frozen=True, slots=True)
 class LostName:
     """The name an open inode had when the cloud took it away."""
 
@@ -78,6 +89,7 @@ class LiveInode:
     fetches: list[Fetch] = field(default_factory=list[Fetch])
     stops: list[Span] = field(default_factory=list[Span])
     """Ranges a writer is about to change: no fetch may begin there."""
+    given_up: GivenUp | None = None
     landed: trio.Event = field(default_factory=trio.Event)
     """Set and replaced each time bytes landed or a fetch ended."""
 

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import trio
 
-from csyncfs import recovery
+from csyncfs import recovery, waits
 from csyncfs.adopt import Adopter
 from csyncfs.arrivals import Defaults
 from csyncfs.backends.base import Capabilities
@@ -60,6 +60,8 @@ _CHECKPOINT_ROWS: Final = 5000
 # Programs wait for every answer of this process: ahead of work that nobody waits for.
 _NICE: Final = -5
 _SPACE_EVERY_S: Final = 300.0
+# A call that takes longer gets a line in the log; one that needs the network fails at its timeout.
+_SLOW_S: Final = 10.0
 
 
 def run(config: MountConfig, on_ready: OnReady) -> int:
@@ -228,6 +230,7 @@ class _Mount:
             self._clock,
             slots=config.uploads,
             upload_delay_ns=self._policy.upload_delay_ns,
+            patience_s=config.timeout_s,
         )
         self._vfs = Vfs(
             store,
@@ -349,6 +352,8 @@ class _Mount:
         try:
             self._notifier.start()
             async with trio.open_nursery() as kernel:
+                slow_s = min(_SLOW_S, self._config.timeout_s / 2)
+                await kernel.start(waits.watch, slow_s, session.is_over)
                 kernel.start_soon(self._stop_on_signal, session)
                 kernel.start_soon(self._announce, session, on_ready)
                 await session.run()

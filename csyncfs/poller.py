@@ -23,6 +23,7 @@ from csyncfs.store.db import Store
 from csyncfs.store.inodes import InodeRow
 from csyncfs.tree import Tree
 from csyncfs.types import ROOT, InodeId, Item, Kind, Page
+from csyncfs.waits import waiting
 
 log = logging.getLogger(__name__)
 
@@ -120,9 +121,9 @@ class Poller:
             listing = _Listing()
             self._listings[row.id] = listing
             self._nursery.start_soon(self._list, row.id, listing)
-        with trio.move_on_after(self._timeout_s) as waiting:
+        with trio.move_on_after(self._timeout_s) as patience, waiting("names from the store"):
             await listing.done.wait()
-        if waiting.cancelled_caught:
+        if patience.cancelled_caught:
             raise FsError(errno.ETIMEDOUT, "the store did not answer in time")
         if listing.error is not None:
             raise listing.error
@@ -158,9 +159,9 @@ class Poller:
     async def _list(self, directory: InodeId, listing: _Listing) -> None:
         """Never raises: the outcome is in ``listing``."""
         try:
-            with trio.move_on_after(max(self._timeout_s * 20, 600)) as waiting:
+            with trio.move_on_after(max(self._timeout_s * 20, 600)) as patience:
                 await self._list_now(directory, listing)
-            if waiting.cancelled_caught:
+            if patience.cancelled_caught:
                 listing.error = FsError(errno.ETIMEDOUT, "the listing took too long")
             self._failed_at.pop(directory, None)
         except CsyncError as exc:

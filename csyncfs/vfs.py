@@ -28,6 +28,7 @@ from csyncfs.store.db import Store
 from csyncfs.store.inodes import InodeRow
 from csyncfs.tree import Tree
 from csyncfs.types import ROOT, FileHandle, InodeId, Space, Span
+from csyncfs.waits import waiting
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +173,8 @@ class Vfs:
         fd = os.memfd_create("csyncfs-target")
         try:
             span = Span(0, base.size)
-            await self._backend.fetch(self._tree.location(row), span, fd, base, lambda _: None)
+            with waiting("the target of a symlink from the store"):
+                await self._backend.fetch(self._tree.location(row), span, fd, base, lambda _: None)
             target = os.pread(fd, base.size, 0)
         finally:
             os.close(fd)
@@ -341,13 +343,16 @@ class Vfs:
 
     async def fsync(self, fh: FileHandle) -> None:
         live = self._handles[fh].live
-        await self._content.fsync(live)
+        with waiting("the disk", can_end=False):
+            await self._content.fsync(live)
         if self._uploaded is not None and not live.is_unlinked:
-            await self._uploaded(live.ino)
+            with waiting("the upload of the file"):
+                await self._uploaded(live.ino)
 
     async def fsync_dir(self) -> None:
         """Make names durable: they are rows of the store."""
-        await trio.to_thread.run_sync(self._store.make_durable)
+        with waiting("the disk", can_end=False):
+            await trio.to_thread.run_sync(self._store.make_durable)
 
     async def release(self, fh: FileHandle) -> None:
         handle = self._handles.pop(fh)
@@ -359,6 +364,11 @@ class Vfs:
             self._content.reap(ino)
 
     # -- the whole -----------------------------------------------------------------------
+
+    def path(self, ino: InodeId) -> str | None:
+        """Where the inode is below the mountpoint, for people; None: nowhere any more."""
+        found = inodes.path_of(self._store, ino)
+        return None if found is None else os.fsdecode(found)
 
     def statfs(self) -> tuple[int, int, int]:
         """(block size, blocks, free blocks); never asks the network."""

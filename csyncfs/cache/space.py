@@ -18,6 +18,7 @@ from typing import Final, Protocol
 import trio
 
 from csyncfs.errors import FsError
+from csyncfs.waits import waiting
 
 STALL_S: Final = 30.0
 """A reservation fails when nothing became free or clean for so long; then the following
@@ -117,7 +118,8 @@ class Space:
             raise FsError(errno.ENOSPC, "larger than the whole cache may be")
         self._waiters += 1
         try:
-            await self._wait_for_room(n, dirty)
+            with waiting("room in the cache"):
+                await self._wait_for_room(n, dirty)
         finally:
             self._waiters -= 1
 
