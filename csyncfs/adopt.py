@@ -9,7 +9,7 @@ import dataclasses
 import logging
 
 from csyncfs import names
-from csyncfs.errors import NotFound
+from csyncfs.errors import NotFound, Retry
 from csyncfs.inode import LiveInode
 from csyncfs.keeping import Keeping, tag_of
 from csyncfs.links import group_of
@@ -18,7 +18,7 @@ from csyncfs.same_bytes import are_equal
 from csyncfs.store import aliases, inodes, journal
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import IntentKind
-from csyncfs.types import ROOT, InodeId, Item, Kind
+from csyncfs.types import ROOT, InodeId, Item, Kind, Location
 
 log = logging.getLogger(__name__)
 
@@ -352,10 +352,7 @@ class Adopter(Keeping):
         if row is None or row.nlink == 0 or row.id == ROOT or not (row.in_cloud or row.base):
             return
         location = self._tree.location(row)
-        try:
-            item = await self._backend.head(location, Kind.DIR if row.is_dir else Kind.FILE)
-        except NotFound:
-            item = None
+        item = await self._ask_twice(row, location)
         await self._end_fetches(ino)
         row = inodes.get(self._store, ino)
         if row is None or row.nlink == 0 or self._tree.location(row).key != location.key:
@@ -375,6 +372,20 @@ class Adopter(Keeping):
         elif not journal.has_any(self._store, ino):
             dentry = inodes.names_of(self._store, ino)[0]
             self.remove_gone(dentry.parent, dentry.name, row)
+
+    async def _ask_twice(self, row: InodeRow, location: Location) -> Item | None:
+        """The item, None if it is gone. Another version than we believe in counts only if it is
+        told twice: on one garbled tag an edit would be set aside. Raises Retry."""
+        kind = Kind.DIR if row.is_dir else Kind.FILE
+        try:
+            item = await self._backend.head(location, kind)
+            if tag_of(item) != row.base_tag:
+                again = await self._backend.head(location, kind)
+                if tag_of(again) != tag_of(item):
+                    raise Retry("the store tells two versions of one item")
+        except NotFound:
+            return None
+        return item
 
     async def _look_for_holes(self, row: InodeRow, item: Item | None) -> None:
         """The edits stand on a version that is not there any more: on the next one, or alone."""

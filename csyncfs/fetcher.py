@@ -67,6 +67,8 @@ class Fetcher:
         # Space is reserved for a whole part: several have to fit.
         self._part_bytes = max(MIN_FETCH_BYTES, min(MAX_FETCH_BYTES, space.limit_bytes // 8))
         self._nursery: trio.Nursery | None = None
+        self.whole_bytes = 0
+        """Smaller content is asked for whole; as the store's capabilities say."""
         self.fetched_bytes = 0
         self.fetch_count = 0
 
@@ -109,7 +111,7 @@ class Fetcher:
         while not live.present.covers(start, end := max(start, min(end, live.size))):
             if is_for_upload:
                 self._end_waiting(live)
-            self.start(live, window, is_for_upload=is_for_upload)
+            self.start(live, self._wide(live, window), is_for_upload=is_for_upload)
             self.start(live, Span(start, end), is_for_upload=is_for_upload)
             mine = [f for f in live.fetches if f.span.start < end and start < f.span.end]
             with trio.move_on_at(deadline) as patience, waiting("bytes from the store"):
@@ -121,6 +123,10 @@ class Fetcher:
                 continue
             attempt += 1
             await self._after_failure(live, Span(start, end), error, attempt, deadline)
+
+    def _wide(self, live: LiveInode, window: Span) -> Span:
+        limit = min(self.whole_bytes, self._part_bytes)
+        return Span(0, live.size) if live.base and live.base.size <= limit else window
 
     def _must_not_be_again(self, live: LiveInode, span: Span) -> None:
         """The kernel asks a second time at once for a page that its readahead did not get: a
@@ -147,12 +153,17 @@ class Fetcher:
     ) -> None:
         if isinstance(error, VersionMismatch | NotFound):
             before = live.base
-            if not live.is_unlinked:
-                await self._change.look_again(live.ino)
-            if live.base == before or live.was_read or live.is_unlinked:
+            try:
+                if not live.is_unlinked:
+                    await self._change.look_again(live.ino)
+            except Retry as exc:
+                error = exc
+            if live.is_unlinked or (live.base != before and live.was_read):
                 raise FsError(errno.ESTALE, "the file was replaced in the cloud") from error
-            return
-        if not isinstance(error, Retry):
+            if live.base != before:
+                return
+            # Nothing has changed, says the store: its refusal was garbled on the way.
+        elif not isinstance(error, Retry):
             raise error
         wait_s = delay_s(attempt, base_s=0.2, cap_s=4.0, jitter=random.random)
         if trio.current_time() + wait_s >= deadline:

@@ -343,6 +343,7 @@ class _Mount:
         self._policy.keeps_attributes = capabilities.keeps_attributes
         self._policy.max_key_bytes = capabilities.max_key_bytes
         self._policy.max_size_bytes = capabilities.max_size_bytes
+        self._fetcher.whole_bytes = capabilities.whole_bytes
         self._tree.forget_dir_keys()
 
     async def _serve_kernel(self, on_ready: OnReady) -> None:

@@ -16,7 +16,8 @@ Confirm = Callable[[], Awaitable[bool]]
 
 Landed = Callable[[Span], None]
 """Told that these bytes are in the file now; spans come in ascending order. Called on the
-loop's thread only."""
+loop's thread only. An empty span says that something came which cannot be used yet: it keeps
+the deadline away and goes no further than ``guard``."""
 
 SaveResume = Callable[[str], None]
 """Given the state of a resumable upload (opaque, JSON) each time it grew."""
@@ -46,6 +47,8 @@ class Capabilities:
     """Longest full key including the mounted prefix; 0: no limit known."""
     max_name_bytes: int = 255
     max_size_bytes: int = 1 << 62
+    whole_bytes: int = 0
+    """Content up to this size is always fetched whole, and checked: best asked for so."""
     raw_names: bool = False
     """Keys may carry bytes that are no UTF-8, as os.fsdecode gives them."""
     warnings: tuple[str, ...] = ()

@@ -296,8 +296,9 @@ class GuardedBackend:
         async def work(deadline: _Deadline) -> Item:
             def progress(got: Span) -> None:
                 deadline.progress()
-                self._tally.bytes_down += got.size_bytes
-                landed(got)
+                if got.size_bytes:
+                    self._tally.bytes_down += got.size_bytes
+                    landed(got)
 
             return await self.inner.fetch(location, span, fd, expect, progress)
 

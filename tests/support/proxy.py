@@ -9,12 +9,13 @@ their bodies. One thread per connection, one request at a time on each, as clien
 
 import contextlib
 import enum
+import re
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 
@@ -40,6 +41,16 @@ class What(enum.Enum):
     """The request is held before it reaches the server, until ``release``."""
     ANSWER = enum.auto()
     """The proxy answers with this status itself."""
+    END_REPLY = enum.auto()
+    """The connection ends, in good order, before the body is as long as announced."""
+    SPOIL_REPLY = enum.auto()
+    """One byte of the reply's body is another one, where the ETag is the MD5 of an object."""
+    SPOIL_REQUEST = enum.auto()
+    """One byte of the request's body is another one."""
+    WRONG_TAG = enum.auto()
+    """The reply's ETag is that of nothing."""
+    REPLAY = enum.auto()
+    """The server's first reply gets lost and the proxy sends the request again, as some do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +66,16 @@ class Fault:
     status: int = 503
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
+    share: float | None = None
+    """Instead of ``after_bytes``: this part of the body."""
+    stall_s: float = _IDLE_S
+    """At most; then it goes on."""
+
+    def position(self, head: bytes) -> int:
+        """The byte of the body behind this head where it strikes."""
+        if self.share is None:
+            return self.after_bytes
+        return int(self.share * int(_headers(head).get("content-length", "0")))
 
     def matches(self, method: str, target: str) -> bool:
         return self.method in ("", method) and self.path in unquote(target)
@@ -224,9 +245,9 @@ class Proxy:
             self.counters.bytes_up += up
             self.counters.bytes_down += down
 
-    def stall(self) -> None:
+    def stall(self, at_most_s: float) -> None:
         self.stalled.set()
-        self._released.wait(_IDLE_S)
+        self._released.wait(at_most_s)
 
     def track(self, one: socket.socket) -> None:
         with self._lock:
@@ -295,6 +316,8 @@ class _Connection:
         self._proxy = proxy
         self._client = _Stream(client)
         self._server: _Stream | None = None
+        self._stalled: list[Exchange] = []
+        """Those that were held back once; that is enough."""
 
     def run(self) -> None:
         client = self._client.socket
@@ -323,15 +346,26 @@ class _Connection:
         what = fault.what if fault is not None else None
         if what is What.REFUSE:
             raise _End
-        if what is What.STALL_REQUEST:
-            self._proxy.stall()
+        if fault is not None and what is What.STALL_REQUEST:
+            self._proxy.stall(fault.stall_s)
         head = self._without_expect(head)
         if fault is not None and what is What.ANSWER:
             self._answer(head, exchange, fault)
             return
-        limit = fault.after_bytes if fault is not None and what is What.CUT_REQUEST else None
-        self._pass_request(head, exchange, limit)
+        sent = self._pass_request(head, exchange, fault)
+        if what is What.REPLAY:
+            self._lose_reply(exchange)
+            assert self._server is not None
+            self._server.socket.sendall(sent)
         self._pass_reply(exchange, fault)
+
+    def _lose_reply(self, exchange: Exchange) -> None:
+        assert self._server is not None
+        head = self._server.head()
+        while head.split(b" ", 2)[1].startswith(b"1"):
+            head = self._server.head()
+        if exchange.method != "HEAD" and head.split(b" ", 2)[1] not in (b"204", b"304"):
+            self._pass_body(self._server, head, lambda _: None)
 
     def _without_expect(self, head: bytes) -> bytes:
         """Promise to take the body ourselves: interim replies would be requests of their own."""
@@ -351,7 +385,12 @@ class _Connection:
         self._proxy.count_bytes(down=len(reply))
         self._client.socket.sendall(reply)
 
-    def _pass_request(self, head: bytes, exchange: Exchange, limit: int | None) -> None:
+    def _pass_request(self, head: bytes, exchange: Exchange, fault: Fault | None) -> bytes:
+        """What was sent to the server, where it has to be sent again."""
+        what = fault.what if fault is not None else None
+        position = fault.position(head) if fault is not None else 0
+        limit = position if what is What.CUT_REQUEST else None
+        sent = bytearray(head)
         if self._server is None:
             upstream = socket.create_connection(("127.0.0.1", self._proxy.upstream_port))
             upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -366,11 +405,16 @@ class _Connection:
                 server.socket.sendall(data[: limit - exchange.request_bytes])
                 _reset(server.socket)
                 self._cut()
+            if what is What.SPOIL_REQUEST:
+                data = _spoilt(data, position - exchange.request_bytes)
+            if what is What.REPLAY:
+                sent.extend(data)
             _count(exchange, up=len(data))
             self._proxy.count_bytes(up=len(data))
             server.socket.sendall(data)
 
         self._pass_body(self._client, head, send)
+        return bytes(sent)
 
     def _pass_reply(self, exchange: Exchange, fault: Fault | None) -> None:
         assert self._server is not None
@@ -381,21 +425,22 @@ class _Connection:
             act()
         what = fault.what if fault is not None else None
         is_lost = what is What.LOSE_REPLY
+        if what is What.WRONG_TAG:
+            head = _with_wrong_tag(head)
         if not is_lost:
             exchange.status = int(head.split(b" ", 2)[1])
             self._proxy.count_bytes(down=len(head))
             self._client.socket.sendall(head)
-        limit = (
-            fault.after_bytes
-            if fault is not None and what in (What.CUT_REPLY, What.STALL_REPLY)
-            else None
-        )
+        position = fault.position(head) if fault is not None else 0
+        limit = position if what in _INTERRUPTIONS else None
 
         def send(data: bytes) -> None:
             if is_lost:
                 return
             if limit is not None and exchange.reply_bytes + len(data) > limit:
-                data = self._interrupt(data, limit - exchange.reply_bytes, exchange, what)
+                data = self._interrupt(data, limit - exchange.reply_bytes, exchange, fault)
+            if what is What.SPOIL_REPLY and _TAG.search(head):
+                data = _spoilt(data, position - exchange.reply_bytes)
             _count(exchange, down=len(data))
             self._proxy.count_bytes(down=len(data))
             self._client.socket.sendall(data)
@@ -407,15 +452,21 @@ class _Connection:
         if b"connection: close" in head.lower():
             raise _End
 
-    def _interrupt(self, data: bytes, allowed: int, exchange: Exchange, what: What | None) -> bytes:
+    def _interrupt(
+        self, data: bytes, allowed: int, exchange: Exchange, fault: Fault | None
+    ) -> bytes:
         """Send what the limit allows, then stall or end; the rest of ``data`` if it goes on."""
         before, after = data[: max(allowed, 0)], data[max(allowed, 0) :]
         self._client.socket.sendall(before)
         _count(exchange, down=len(before))
-        if what is What.CUT_REPLY:
+        assert fault is not None
+        if fault.what is What.CUT_REPLY:
             self._cut()
-        if not self._proxy.stalled.is_set():
-            self._proxy.stall()
+        if fault.what is What.END_REPLY:
+            raise _End
+        if exchange not in self._stalled:
+            self._stalled.append(exchange)
+            self._proxy.stall(fault.stall_s)
         return after
 
     def _cut(self) -> None:
@@ -462,17 +513,26 @@ def _count(exchange: Exchange, *, up: int = 0, down: int = 0) -> None:
     exchange.reply_bytes += down
 
 
+_INTERRUPTIONS: Final = (What.CUT_REPLY, What.END_REPLY, What.STALL_REPLY)
+_TAG: Final = re.compile(rb"(?im)^(etag: *\"?)([0-9a-f]{32})(?=[\"\r])")
+
+
+def _with_wrong_tag(head: bytes) -> bytes:
+    return _TAG.sub(lambda found: found[1] + found[2][::-1].translate(_OTHER_DIGITS), head)
+
+
+_OTHER_DIGITS: Final = bytes.maketrans(b"0123456789abcdef", b"123456789abcdef0")
+
+
+def _spoilt(data: bytes, position: int) -> bytes:
+    """The data with one bit of the byte at ``position`` turned, if that is in it."""
+    if not 0 <= position < len(data):
+        return data
+    return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
+
+
 def _once_less(fault: Fault) -> Fault:
-    return Fault(
-        fault.what,
-        fault.method,
-        fault.path,
-        fault.times - 1,
-        fault.after_bytes,
-        fault.status,
-        fault.headers,
-        fault.body,
-    )
+    return replace(fault, times=fault.times - 1)
 
 
 def _listen(port: int) -> socket.socket:

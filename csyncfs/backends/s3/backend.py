@@ -24,7 +24,14 @@ from csyncfs.backends.s3.dialect import Support, Verdict
 from csyncfs.backends.s3.failures import Unmet
 from csyncfs.backends.s3.options import MARKER_NAME, S3Options
 from csyncfs.backends.s3.wire import Wire
-from csyncfs.errors import NotFound, Offline, Unrepresentable, Unsupported, VersionMismatch
+from csyncfs.errors import (
+    NotFound,
+    Offline,
+    Retry,
+    Unrepresentable,
+    Unsupported,
+    VersionMismatch,
+)
 from csyncfs.types import Expect, Item, Kind, Location, Page, RemoteVersion, Space, Span
 
 log = logging.getLogger(__name__)
@@ -53,7 +60,7 @@ class S3Backend:
         before, self._wire = self._wire, wire
         if before is not None:
             await trio.to_thread.run_sync(before.clients.close)
-        return _capabilities(verdict)
+        return _capabilities(verdict, self._options)
 
     async def list_page(self, directory: Location, token: str | None) -> Page:
         wire, verdict = self._connected()
@@ -194,6 +201,10 @@ class S3Backend:
         if current.version is None:
             return False
         if current.version.tag != expect.tag:
+            # An ETag that nothing bears out counts when it is told twice.
+            again = await self._head(key, kind)
+            if again.version != current.version:
+                raise Retry("the store tells two versions of one item")
             raise VersionMismatch("somebody else changed the item", current)
         return True
 
@@ -215,7 +226,7 @@ class S3Backend:
             raise Unrepresentable("this server rewrites names with '//', '.', '..' or '\\'")
 
 
-def _capabilities(verdict: Verdict) -> Capabilities:
+def _capabilities(verdict: Verdict, options: S3Options) -> Capabilities:
     return Capabilities(
         name=f"s3 ({verdict.server})",
         conditional_put=verdict.is_conditional,
@@ -228,5 +239,6 @@ def _capabilities(verdict: Verdict) -> Capabilities:
         # Longer ones are kept under shorter ones.
         max_key_bytes=0,
         max_size_bytes=MAX_SIZE_BYTES,
+        whole_bytes=options.whole_bytes if verdict.md5_tags else 0,
         warnings=verdict.warnings(),
     )

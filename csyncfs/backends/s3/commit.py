@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from csyncfs.backends.s3 import items
 from csyncfs.backends.s3.dialect import Verdict
 from csyncfs.backends.s3.failures import NoUpload, Unmet, may_have_happened
 from csyncfs.backends.s3.wire import Reply
@@ -83,7 +84,7 @@ class Commits:
             return await self._resolve(attempt, exc)
         if is_conditional and (item := made(reply)) is not None:
             return item
-        return await self._verify(attempt)
+        return await self._verify(attempt, _tag_of(reply))
 
     async def current(self, key: str, kind: Kind) -> Item | None:
         """The item as it is, or None where there is none."""
@@ -92,19 +93,38 @@ class Commits:
         except NotFound:
             return None
 
+    async def _surely(self, attempt: Attempt, told: str = "") -> Item | None:
+        """The item as it is now, or None. ``told``: the ETag another reply gave it.
+
+        Every later request will name this ETag, and it decides between our version and somebody
+        else's. One that nothing bears out is asked for twice. Raises Retry if the two differ.
+        """
+        item = await self.current(attempt.key, attempt.kind)
+        if item is None or item.version is None:
+            return item
+        known = {told, attempt.md5}
+        if isinstance(attempt.expect, RemoteVersion):
+            known.add(attempt.expect.tag)
+        if item.version.tag in known:
+            return item
+        again = await self.current(attempt.key, attempt.kind)
+        if again is None or again.version is None or again.version.tag != item.version.tag:
+            raise Retry("the store tells two versions of one item")
+        return again
+
     async def _check(self, attempt: Attempt) -> Item | None:
         """Hold the item to ``expect`` ourselves; a race with others remains. Ours already: it."""
-        current = await self.current(attempt.key, attempt.kind)
+        current = await self._surely(attempt)
         if self.verdict.keeps_metadata and attempt.is_ours(current, self.verdict):
             return current
         if not attempt.is_met_by(current):
             raise VersionMismatch("somebody else changed the item", current)
         return None
 
-    async def _verify(self, attempt: Attempt) -> Item:
+    async def _verify(self, attempt: Attempt, told: str) -> Item:
         """The version just made, as the server has it. Raises if somebody's came after it."""
         try:
-            current = await self.current(attempt.key, attempt.kind)
+            current = await self._surely(attempt, told)
         except CsyncError as exc:
             raise Ambiguous("stored, but the store cannot be asked for it") from exc
         if current is None or not self._may_be_ours(attempt, current):
@@ -133,11 +153,10 @@ class Commits:
         if not refused and not may_have_happened(error):
             raise error
         try:
-            current = await self.current(attempt.key, attempt.kind)
+            current = await self._surely(attempt)
         except CsyncError as exc:
-            if may_have_happened(error):
-                raise Ambiguous("the reply was lost, and the store cannot be asked") from exc
-            raise VersionMismatch("somebody else changed the item") from exc
+            # Refused perhaps because an earlier request of the attempt has made it already.
+            raise Ambiguous("the store cannot be asked what became of it") from exc
         if current is not None and attempt.is_ours(current, self.verdict):
             log.info("found an upload whose reply was lost key=%r", attempt.key)
             return current
@@ -159,3 +178,8 @@ class Commits:
         if attempt.kind is Kind.DIR:
             return None
         return await self.current(f"{attempt.key}/", Kind.DIR)
+
+
+def _tag_of(reply: Reply) -> str:
+    copied: Reply = reply.get("CopyObjectResult") or {}
+    return items.tag_of(copied or reply)

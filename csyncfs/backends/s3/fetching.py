@@ -1,9 +1,11 @@
-"""Ranged downloads, written into the caller's file by the thread that receives them."""
+"""Downloads, written into the caller's file by the thread that receives them."""
 
 import contextlib
+import hashlib
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
@@ -44,12 +46,23 @@ class Gate:
             self._hang_up = hang_up
 
     def write(self, data: bytes, offset: int) -> None:
+        self._write(data, offset)
+        self.announce(Span(offset, offset + len(data)))
+
+    def keep(self, data: bytes, offset: int) -> None:
+        """As ``write``, but only ``announce`` says that the bytes are good."""
+        self._write(data, offset)
+        self.announce(Span(offset, offset))
+
+    def announce(self, span: Span) -> None:
+        """These bytes are good; an empty span only tells that something came."""
+        # Does not wait for the loop; calls arrive in order and before the thread's result.
+        self._token.run_sync_soon(self._announce, span)
+
+    def _write(self, data: bytes, offset: int) -> None:
         with self._lock:
             self._require_open()
             self._pwrite(data, offset)
-        span = Span(offset, offset + len(data))
-        # Does not wait for the loop; calls arrive in order and before the thread's result.
-        self._token.run_sync_soon(self._announce, span)
 
     def shut(self) -> None:
         with self._lock:
@@ -96,14 +109,18 @@ async def fetch(
     """Write the span of that version; see Backend.fetch. The span is not empty."""
     gate = Gate(fd, landed)
     full_key = wire.options.full_key(key)
+    md5 = expect.md5 if expect.size <= wire.options.whole_bytes else None
+    # What is told is the checksum of the whole object.
+    asked = span if md5 is None else Span(0, expect.size)
+    order = _Order(span, asked, expect, md5, gate)
     params = {
         "Key": full_key,
-        "Range": f"bytes={span.start}-{span.end - 1}",
+        "Range": f"bytes={order.asked.start}-{order.asked.end - 1}",
         "IfMatch": f'"{expect.tag}"',
     }
     try:
         reply = await wire.fetches.run(
-            lambda: _receive(wire, params, span, expect, gate), wire.deadline_s(span.size_bytes)
+            lambda: _receive(wire, params, order), wire.deadline_s(order.asked.size_bytes)
         )
     finally:
         gate.shut()
@@ -112,19 +129,32 @@ async def fetch(
     )
 
 
-def _receive(
-    wire: Wire, params: dict[str, str], span: Span, expect: RemoteVersion, gate: Gate
-) -> Reply:
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is wanted, and what is asked for to get it."""
+
+    span: Span
+    asked: Span
+    expect: RemoteVersion
+    md5: str | None
+    """What to check the content against, unless the reply says that it cannot be."""
+    gate: Gate
+
+
+def _receive(wire: Wire, params: dict[str, str], order: _Order) -> Reply:
     reply = wire.call("get_object", **params)
     body = reply.pop("Body")
     try:
-        gate.receive_from(hanging_up(body))
-        _check(reply, span, expect)
-        _copy(body, span, gate)
+        order.gate.receive_from(hanging_up(body))
+        _check(reply, order)
+        if order.md5 is None or items.is_opaque(reply):
+            _copy(body, order, order.gate.write)
+        else:
+            _copy_checked(wire, params["Key"], body, order, order.md5)
     except BaseException:
         body.close()
         raise
-    gate.finish()
+    order.gate.finish()
     return reply
 
 
@@ -133,24 +163,42 @@ def hanging_up(body: Any) -> Callable[[], object]:
     return getattr(getattr(body, "_raw_stream", None), "shutdown", body.close)
 
 
-def _check(reply: Reply, span: Span, expect: RemoteVersion) -> None:
+def _check(reply: Reply, order: _Order) -> None:
     """Not every server honours Range and If-Match; believe what the reply says only."""
-    if items.tag_of(reply) != expect.tag:
+    if items.tag_of(reply) != order.expect.tag:
         raise VersionMismatch("somebody else changed the item")
+    asked = order.asked
     told = str(reply.get("ContentRange", ""))
-    wanted = f"bytes {span.start}-{span.end - 1}/"
-    whole = not told and span.start == 0 and int(reply.get("ContentLength", -1)) == span.end
+    wanted = f"bytes {asked.start}-{asked.end - 1}/"
+    whole = not told and asked.start == 0 and int(reply.get("ContentLength", -1)) == asked.end
     if not whole and not told.startswith(wanted):
         raise Hold("the server does not answer with the range it was asked for")
 
 
-def _copy(body: Any, span: Span, gate: Gate) -> None:
-    offset = span.start
-    while offset < span.end:
-        data = _read(body, min(_READ_BYTES, span.end - offset))
+def _copy_checked(wire: Wire, key: str, body: Any, order: _Order, md5: str) -> None:
+    """As ``_copy``, but nothing is announced before all of it is known to be good."""
+    digest = hashlib.md5(usedforsecurity=False)
+    _copy(body, order, order.gate.keep, digest.update)
+    if not wire.bodies.are_right(key, md5, digest.hexdigest()):
+        raise Retry("the content arrived damaged")
+    order.gate.announce(order.span)
+
+
+def _copy(
+    body: Any,
+    order: _Order,
+    write: Callable[[bytes, int], None],
+    see: Callable[[bytes], object] = len,
+) -> None:
+    """Write the part of the body that is wanted; all of it is seen."""
+    span, offset = order.span, order.asked.start
+    while offset < order.asked.end:
+        data = _read(body, min(_READ_BYTES, order.asked.end - offset))
         if not data:
             raise Retry("the server sent less than it announced")
-        gate.write(data, offset)
+        see(data)
+        start, end = max(offset, span.start), min(offset + len(data), span.end)
+        write(data[start - offset : max(end - offset, 0)], min(start, span.end))
         offset += len(data)
 
 

@@ -20,6 +20,12 @@ def tag_of(reply: Mapping[str, Any]) -> str:
     return str(reply.get("ETag") or "").removeprefix("W/").strip('"')
 
 
+def is_opaque(reply: Mapping[str, Any]) -> bool:
+    """Whether the object is encrypted so that its ETag is no MD5, whatever it looks like."""
+    encryption = str(reply.get("ServerSideEncryption", ""))
+    return bool(reply.get("SSECustomerAlgorithm")) or "kms" in encryption
+
+
 def from_listing(key: str, kind: Kind, entry: Mapping[str, Any], *, md5_tags: bool) -> Item:
     version = RemoteVersion(
         tag=tag_of(entry),
@@ -35,14 +41,11 @@ def from_head(
 ) -> Item:
     """From a HEAD or GET reply; ``size`` is the whole object's."""
     told: Mapping[str, str] = reply.get("Metadata") or {}
-    opaque = bool(reply.get("SSECustomerAlgorithm")) or "kms" in str(
-        reply.get("ServerSideEncryption", "")
-    )
     version = RemoteVersion(
         tag=tag_of(reply),
         size=size,
         mtime_ns=to_ns(reply["LastModified"]),
-        md5=_md5(tag_of(reply), md5_tags=md5_tags and not opaque),
+        md5=_md5(tag_of(reply), md5_tags=md5_tags and not is_opaque(reply)),
     )
     return Item(
         Location(key),
@@ -60,15 +63,17 @@ def from_put(
     reply: Reply,
     writing: Writing,
     size: int,
-    md5: str | None,
+    md5: str,
     *,
     full_key: str,
+    md5_tags: bool,
 ) -> Item | None:
-    """What a successful PutObject made; None where the reply does not tell enough."""
+    """What a successful PutObject made; None where the reply does not tell enough, or an ETag
+    that this server would not give to content with this MD5."""
     tag = tag_of(reply)
     # The reply names no LastModified; its Date is the same clock.
     date = _date(reply)
-    if not tag or date is None:
+    if not tag or date is None or (md5_tags and tag != md5):
         return None
     written = metadata.encode(writing, full_key)
     return Item(

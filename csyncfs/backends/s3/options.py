@@ -66,6 +66,14 @@ class S3Options:
     def is_https(self) -> bool:
         return self.endpoint_url is None or self.endpoint_url.lower().startswith("https:")
 
+    @property
+    def whole_bytes(self) -> int:
+        """Objects up to this size are fetched whole and checked before anybody gets a byte.
+
+        TLS protects what is on its way; there only what comes in one block anyway.
+        """
+        return _MIB if self.is_https else 8 * _MIB
+
     def part_size_for(self, size: int) -> int:
         return _grown(self.part_size_bytes, size)
 

@@ -137,6 +137,7 @@ _BY_CODE: Final[Mapping[str, tuple[type[BackendError], str]]] = {
     "RequestTimeout": (LostReply, "the server waited too long for the content"),
     "IncompleteBody": (Retry, "the content did not arrive whole"),
     "BadDigest": (Retry, "the content arrived damaged"),
+    "XAmzContentSHA256Mismatch": (Retry, "the content arrived damaged"),
     "QuotaExceeded": (QuotaExceeded, "the store is full"),
     "XMinioStorageFull": (QuotaExceeded, "the store is full"),
     "InsufficientStorage": (QuotaExceeded, "the store is full"),

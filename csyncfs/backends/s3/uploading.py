@@ -125,6 +125,8 @@ async def put_bytes(
         attempt,
         send,
         lambda reply: items.from_put(
-            key, kind, reply, writing, size, digest.hex(), full_key=full_key
+            *(key, kind, reply, writing, size, digest.hex()),
+            full_key=full_key,
+            md5_tags=commits.verdict.md5_tags,
         ),
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
+from csyncfs.backends.s3.checking import Bodies
 from csyncfs.backends.s3.failures import LostReply
 from csyncfs.backends.s3.options import S3Options
 from csyncfs.errors import Offline
@@ -94,6 +95,7 @@ class Wire:
         self.fetches: Final = Lane("download", FETCH_SLOTS)
         self.uploads: Final = Lane("upload", UPLOAD_SLOTS)
         self.controls: Final = Lane("control", CONTROL_SLOTS)
+        self.bodies: Final = Bodies()
         self._common: Final[Mapping[str, str]] = {
             "Bucket": options.bucket,
             **({"RequestPayer": "requester"} if options.requester_pays else {}),
