@@ -32,9 +32,15 @@ class Echoes:
 
     def known(self, ino: InodeId) -> None:
         """The inode's last request was answered, whatever the answer."""
-        if attempts.of_inode(self._store, ino) is not None:
-            with self._store.transaction():
-                attempts.forget(self._store, ino)
+        if attempts.of_inode(self._store, ino) is None:
+            return
+        row = inodes.get(self._store, ino)
+        is_removed = row is None or row.nlink == 0
+        if is_removed and journal.has_any(self._store, ino):
+            # Unlinked meanwhile: until its DELETE has run, listings may show what was made.
+            return
+        with self._store.transaction():
+            attempts.forget(self._store, ino)
 
     async def find_out(self, intent: Intent) -> None:
         """Make true what an earlier request of the inode did, if one is open.

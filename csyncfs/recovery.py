@@ -14,7 +14,7 @@ from csyncfs.cache.files import ContentFiles
 from csyncfs.clock import Clock
 from csyncfs.errors import FsError
 from csyncfs.extents import Extents
-from csyncfs.store import contents, inodes, journal, settings
+from csyncfs.store import attempts, contents, inodes, journal, settings
 from csyncfs.store.db import Store
 from csyncfs.store.inodes import InodeRow
 from csyncfs.types import InodeId
@@ -36,6 +36,7 @@ def recover(store: Store, files: ContentFiles, clock: Clock) -> list[str]:
             contents.forget_clean(store)
         settings.put(store, "boot_id", boot_id)
         settings.put(store, "clean_stop", "0")
+        attempts.forget_void(store)
     if not was_clean:
         warnings += _recover_dirty(store, files)
         with store.transaction():

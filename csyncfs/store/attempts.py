@@ -46,6 +46,11 @@ def forget(store: Store, ino: InodeId) -> None:
     store.run("DELETE FROM attempt WHERE inode = ?", (ino,))
 
 
+def forget_void(store: Store) -> None:
+    """Drop the rows that mean nothing any more."""
+    store.run("DELETE FROM attempt WHERE inode NOT IN (SELECT inode FROM intent)")
+
+
 def is_open(store: Store, key: str) -> bool:
     """Whether what is at the key may be ours, without our knowing."""
     row = store.one(

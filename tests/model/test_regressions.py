@@ -6,13 +6,18 @@ import pytest
 
 from tests.support.operations import (
     Crash,
+    CrashAt,
+    Flush,
     Latency,
     Look,
+    Mkdir,
     Network,
     Open,
     Rename,
+    Restart,
     Save,
     Sleep,
+    Unlink,
     Utime,
     Wipe,
 )
@@ -36,6 +41,22 @@ _KEPT: dict[str, tuple[list[Any], Flavour]] = {
         ],
         Flavour(),
     ),
+    # Removed, or replaced, while the store was asked what a request before the crash had become:
+    # a listing then took the old item for somebody's edit, which beats a removal.
+    "what_is_removed_while_it_is_looked_for_stays_removed": (
+        [
+            *(CrashAt(), Save(), Mkdir(mode=0), Mkdir(mode=0), Save(), Look(), Restart()),
+            *(Save(), Save(), Save(), CrashAt(), Save(), Unlink()),
+        ],
+        Flavour(real_dirs=True),
+    ),
+    "what_is_replaced_while_it_is_looked_for_is_no_conflict": (
+        [
+            *(Save(1), Save(), Save(), Flush(), Save(), Save(), Save(1)),
+            *(CrashAt(4), Rename(0, 1)),
+        ],
+        Flavour(),
+    ),
     # A clean content file was gone with the cache directory. Its bytes were given back to the
     # space once each time the file was opened, until somebody read it.
     "a_wiped_file_gives_its_space_back_once": (
@@ -45,9 +66,8 @@ _KEPT: dict[str, tuple[list[Any], Flavour]] = {
 }
 
 
-@pytest.mark.parametrize("flavour", FLAVOURS, ids=str)
 @pytest.mark.parametrize("name", _KEPT)
-def test_a_list_that_once_showed_a_difference(name: str, flavour: Flavour) -> None:
+def test_a_list_that_once_showed_a_difference(name: str) -> None:
     operations, found_on = _KEPT[name]
-    live(operations, flavour)
-    live(operations, found_on)
+    for flavour in {found_on, *FLAVOURS[:2]}:
+        live(operations, flavour)
