@@ -2,6 +2,7 @@
 
 CsyncError
 +-- FsError                    a POSIX answer; carries its errno
+|   +-- ContentLost          bytes that were only here are gone
 +-- BackendError
 |   +-- NotFound               the item does not exist (a fact, not a failed lookup)
 |   +-- VersionMismatch        a precondition failed: somebody else changed the item
@@ -18,6 +19,7 @@ CsyncError
 |   +-- Unsupported            the backend does not declare this capability
 +-- StoreError
 |   +-- StoreDamaged
+|   +-- StoreTooNew          written by a newer csyncfs
 |   +-- StoreLocked            another mount uses the same state directory
 |   +-- StoreFull
 +-- ConfigError                bad options or spec; the message is for the user
@@ -39,6 +41,13 @@ class FsError(CsyncError):
     def __init__(self, code: int, detail: str = "") -> None:
         super().__init__(f"{os.strerror(code)}{': ' if detail else ''}{detail}")
         self.code = code
+
+
+class ContentLost(FsError):
+    """Bytes the cloud has not are missing from their content file."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(errno.EIO, detail)
 
 
 class BackendError(CsyncError):
@@ -111,6 +120,10 @@ class StoreError(CsyncError):
 
 class StoreDamaged(StoreError):
     """The store's file is not a sound csyncfs database."""
+
+
+class StoreTooNew(StoreError):
+    """A newer csyncfs has written the store; this one cannot understand it."""
 
 
 class StoreLocked(StoreError):

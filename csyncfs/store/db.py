@@ -10,13 +10,15 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
-from csyncfs.errors import StoreDamaged, StoreError, StoreFull, StoreLocked
+from csyncfs.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, StoreTooNew
+from csyncfs.store import wal
+from csyncfs.store.reserve import Reserve
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +33,26 @@ Value = int | str | bytes | None
 class Store:
     """One open store. Use ``open_store``."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, lock_fd: int) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        path: Path,
+        lock_fd: int,
+        reserve: Reserve | None = None,
+        *,
+        lost_pages: int = 0,
+    ) -> None:
         self._db = connection
         self._path = path
         self._lock_fd = lock_fd
+        self._reserve = reserve
         self._wal_fd = -1
+        self._after_commit: list[Callable[[], None]] = []
         self.wal_guard = threading.Lock()
+        self.damage: str | None = None
+        """Why nothing is written any more: SQLite found the file damaged. One line."""
+        self.lost_pages = lost_pages
+        """Pages of the log that somebody cut off since the last crash; see ``wal``."""
 
     @property
     def path(self) -> Path:
@@ -47,42 +63,49 @@ class Store:
         try:
             return self._db.execute(sql, values).fetchone()
         except sqlite3.Error as exc:
-            raise translate(exc, self._path) from exc
+            raise self._failure(exc) from exc
 
     def all(self, sql: str, values: Sequence[Value] = ()) -> list[Row]:
         """Every row of a query; callers LIMIT what can be large."""
         try:
             return self._db.execute(sql, values).fetchall()
         except sqlite3.Error as exc:
-            raise translate(exc, self._path) from exc
+            raise self._failure(exc) from exc
 
     def run(self, sql: str, values: Sequence[Value] = ()) -> int:
         """One changing statement, inside ``transaction``; returns the rows changed."""
+        self._must_be_sound()
         try:
             return self._db.execute(sql, values).rowcount
         except sqlite3.Error as exc:
-            raise translate(exc, self._path) from exc
+            raise self._failure(exc) from exc
 
     def insert(self, sql: str, values: Sequence[Value] = ()) -> int:
         """One INSERT, inside ``transaction``; returns the new row's id."""
+        self._must_be_sound()
         try:
             return self._db.execute(sql, values).lastrowid or 0
         except sqlite3.Error as exc:
-            raise translate(exc, self._path) from exc
+            raise self._failure(exc) from exc
 
     @contextmanager
-    def transaction(self) -> Generator[None, None, None]:
+    def transaction(self, *, grows: bool = False) -> Generator[None, None, None]:
         """All statements inside commit together or not at all. No await inside; they nest.
 
         Survives a crash of the process when it returns; power loss after ``make_durable``.
+        ``grows``: it is refused while the disk is so full that its reserve had to be given
+        back; what frees space or keeps a promise goes on.
         """
         if self._db.in_transaction:
             yield
             return
+        self._must_be_sound()
+        if grows and self.is_tight:
+            raise StoreFull(f"the disk of {self._path.parent} is full")
         try:
             self._db.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as exc:
-            raise translate(exc, self._path) from exc
+            raise self._failure(exc) from exc
         try:
             yield
         except BaseException:
@@ -92,12 +115,64 @@ class Store:
             self._db.execute("COMMIT")
         except sqlite3.Error as exc:
             self._rollback()
-            raise translate(exc, self._path) from exc
+            raise self._failure(exc) from exc
+        changes, self._after_commit = self._after_commit, []
+        for change in changes:
+            change()
+
+    def after_commit(self, change: Callable[[], None]) -> None:
+        """Change memory, or a content file, once the running transaction has committed; not at
+        all if it fails. At once outside of one."""
+        if self._db.in_transaction:
+            self._after_commit.append(change)
+        else:
+            change()
 
     def _rollback(self) -> None:
+        self._after_commit.clear()
         # A failed statement may have rolled back already (disk full, I/O error).
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
+
+    def _failure(self, exc: sqlite3.Error) -> StoreError:
+        error = translate(exc, self._path)
+        if isinstance(error, StoreDamaged) and self.damage is None:
+            self.damage = str(error)
+            log.error("nothing is written any more: %s", error)
+        return error
+
+    def _must_be_sound(self) -> None:
+        # What is written on top of damage may make more of it unreadable.
+        if self.damage is not None:
+            raise StoreDamaged(self.damage)
+
+    # -- the reserve ---------------------------------------------------------------------
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether the disk is so full that the reserve had to be given back."""
+        return self._reserve is not None and not self._reserve.is_held
+
+    @property
+    def reserve_bytes(self) -> int:
+        return 0 if self._reserve is None else self._reserve.size_bytes
+
+    def give_way(self) -> bool:
+        """Give the reserve back, so that space can be freed. True: trying again is worth it."""
+        if self._reserve is None or not self._reserve.give_back():
+            return False
+        log.warning("the disk of %s is full; only what frees space goes on", self._path.parent)
+        # The database takes what it has to grow by before the log takes all; then the log
+        # starts over in the space it has.
+        self.checkpoint()
+        return True
+
+    def retake_reserve(self) -> None:
+        """Take the reserve again if the disk has room by now."""
+        if self.is_tight and self._reserve is not None and self._reserve.take():
+            log.info("the disk of %s has room again", self._path.parent)
+
+    # -- durability ----------------------------------------------------------------------
 
     def make_durable(self) -> None:
         """Make every commit so far survive power loss. Blocks: call it in a thread."""
@@ -155,11 +230,22 @@ def translate(exc: sqlite3.Error, path: Path) -> StoreError:
     code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return StoreFull(f"the disk of {path.parent} is full")
+    # Its index of the log is another file, which has no word of its own for a full disk.
+    if code == sqlite3.SQLITE_IOERR and _is_full(path.parent):
+        return StoreFull(f"the disk of {path.parent} is full")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return damaged(path, str(exc))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return StoreLocked(f"{path} is in use by another program")
     return StoreError(f"{path}: {exc}")
+
+
+def _is_full(directory: Path) -> bool:
+    try:
+        disk = os.statvfs(directory)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < 64 << 10
 
 
 def key_to_db(key: str | None) -> bytes | None:
@@ -180,35 +266,44 @@ def key_after(prefix: str) -> bytes:
 def damaged(path: Path, detail: str) -> StoreDamaged:
     """The error for a broken store, and what to do about it."""
     return StoreDamaged(
-        f"{path} is damaged ({detail}); move {path.parent} away and mount again: everything "
-        f"uploaded is in the cloud, what was not is in its folder 'dirty'"
+        f"{path} is damaged ({detail}): unmount and run "
+        f"'csyncfs fsck --repair -o state_dir={path.parent}'"
     )
 
 
-def open_store(state_dir: Path) -> Store:
+def open_store(state_dir: Path, lock_fd: int | None = None) -> Store:
     """Open or create the store of a state directory, and keep others out of it.
 
-    Raises StoreLocked, StoreDamaged, StoreFull; StoreError where the directory cannot be used.
+    ``lock_fd``: of ``lock``, where the caller has it already; the store closes it, also when
+    this fails. Raises StoreLocked, StoreDamaged, StoreTooNew, StoreFull; StoreError where the
+    directory cannot be used.
     """
     path = state_dir / FILE_NAME
-    lock_fd = _lock(state_dir)
+    lock_fd = lock(state_dir) if lock_fd is None else lock_fd
     try:
+        reserve = Reserve(state_dir)
+        lost_pages = wal.missing_pages(path)
+        # Even opening it takes some room.
+        reserve.give_back_if_full()
         connection = _connect(path)
         try:
             _prepare(connection, path)
         except BaseException:
             connection.close()
             raise
+        reserve.take()
     except sqlite3.Error as exc:
         os.close(lock_fd)
         raise translate(exc, path) from exc
     except BaseException:
         os.close(lock_fd)
         raise
-    return Store(connection, path, lock_fd)
+    return Store(connection, path, lock_fd, reserve, lost_pages=lost_pages)
 
 
-def _lock(state_dir: Path) -> int:
+def lock(state_dir: Path) -> int:
+    """Keep others out of a state directory; making it if need be. Close the descriptor to let
+    them in. Raises StoreLocked; StoreError where it cannot be used."""
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -246,26 +341,35 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if tables == 0:
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {_script('schema.sql')}"
-            f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-            "COMMIT;"
-        )
+        if any((path.parent / "dirty").glob("*/*")):
+            raise damaged(path, "it is empty, and there is content that was not sent")
+        make_schema(connection)
         return
     if found != APPLICATION_ID:
-        raise StoreDamaged(f"{path} is not a csyncfs store")
+        raise damaged(path, "not a csyncfs store")
     if version > SCHEMA_VERSION:
-        raise StoreDamaged(f"{path} was written by a newer csyncfs (schema {version})")
+        raise StoreTooNew(
+            f"{path} was written by a newer csyncfs (schema {version}): install that one"
+        )
     (verdict,) = (
         connection.execute("PRAGMA quick_check(1)").fetchone() if _is_small(path) else ("ok",)
     )
     if verdict != "ok":
-        raise StoreDamaged(f"{path} is damaged: {verdict}")
+        raise damaged(path, str(verdict).splitlines()[-1])
     for step in range(version + 1, SCHEMA_VERSION + 1):
         connection.executescript(
             f"BEGIN IMMEDIATE; {_script(f'migrations/{step}.sql')}"
             f"PRAGMA user_version = {step}; COMMIT;"
         )
+
+
+def make_schema(connection: sqlite3.Connection) -> None:
+    """Fill an empty database."""
+    connection.executescript(
+        f"BEGIN IMMEDIATE; {_script('schema.sql')}"
+        f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+        "COMMIT;"
+    )
 
 
 def _script(name: str) -> str:
