@@ -13,6 +13,7 @@ from csyncfs import names
 from csyncfs.backends.base import Backend
 from csyncfs.clock import Clock
 from csyncfs.content import Content
+from csyncfs.errors import StoreError
 from csyncfs.inode import InodeTable, LiveInode, LostName
 from csyncfs.store import aliases, inodes, journal
 from csyncfs.store.db import Store
@@ -78,7 +79,8 @@ class Arrivals:
         what it has just learnt, and with it the pages of files (``find`` took twice as long).
         """
         try:
-            with self._store.transaction():
+            # What others did can be listed again when the disk has room.
+            with self._store.transaction(grows=True):
                 yield
         except BaseException:
             self._entries.clear()
@@ -135,16 +137,20 @@ class Arrivals:
     def _orphan(self, row: InodeRow, parent: InodeId, name: bytes) -> None:
         """Take the name from an inode that no item stands behind any more."""
         live = self._table.get(row.id)
-        if live is not None and not row.is_dir:
-            key = self._tree.location(row).key
-            live.lost = LostName(parent, name, key, self._device)
+        is_in_use = live is not None and not row.is_dir
+        lost = is_in_use and LostName(parent, name, self._tree.location(row).key, self._device)
         inodes.unlink(self._store, parent, name)
         inodes.set_nlink(self._store, row.id, 0, self._clock.now_ns())
         inodes.set_base(
             self._store, row.id, row.base, in_cloud=False, item_id=None, remote_key=None
         )
         if live is not None:
-            live.is_unlinked = True
+
+            def orphaned() -> None:
+                live.is_unlinked = True
+                live.lost = lost or None
+
+            self._store.after_commit(orphaned)
         self._entries.append((parent, name))
 
     # -- inserting -----------------------------------------------------------------------
@@ -251,7 +257,10 @@ class Arrivals:
 
     def fetched(self, live: LiveInode) -> None:
         """A fetch ended; it may have been the last that used the inode."""
-        self._content.drop_if_idle(live)
+        try:
+            self._content.drop_if_idle(live)
+        except StoreError as exc:
+            log.warning("not let go of yet ino=%d error=%s", live.ino, exc)
 
     def _learn_attributes(self, row: InodeRow, item: Item) -> None:
         told = item.attributes

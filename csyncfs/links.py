@@ -45,7 +45,7 @@ class Links(Places):
     def link(self, ino: InodeId, parent: InodeId, name: bytes) -> None:
         """One more name for a file. Its item will be a copy of the file's."""
         now = self._clock.now_ns()
-        with self._store.transaction():
+        with self._store.transaction(grows=True):
             row = self.row(ino)
             if row.is_dir:
                 raise FsError(errno.EPERM)

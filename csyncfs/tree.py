@@ -69,7 +69,7 @@ class Tree(Links):
         """A new file, symlink or special file. Its PUT is held back until ``flush`` for a
         regular file, and due after the upload delay for the others."""
         now = self._clock.now_ns()
-        with self._store.transaction():
+        with self._store.transaction(grows=True):
             gid, _ = self.check_new(parent, name, gid, is_dir=False)
             ino = inodes.insert(
                 self._store,
@@ -93,7 +93,7 @@ class Tree(Links):
 
     def mkdir(self, parent: InodeId, name: bytes, *, mode: int, uid: int, gid: int) -> InodeId:
         now = self._clock.now_ns()
-        with self._store.transaction():
+        with self._store.transaction(grows=True):
             gid, setgid = self.check_new(parent, name, gid, is_dir=True)
             ino = inodes.insert(
                 self._store, mode=mode | setgid, uid=uid, gid=gid, now_ns=now, nlink=2
@@ -156,8 +156,13 @@ class Tree(Links):
             return
         live = self._table.get(row.id)
         if live is not None:
-            live.is_unlinked = True
-            live.orphan_location = location
+
+            def orphaned() -> None:
+                live.is_unlinked = True
+                live.orphan_location = location
+
+            # Not if the disk is full: then it keeps its name, and what is written is kept.
+            self._store.after_commit(orphaned)
         journal.remove_all(self._store, row.id)
         if location is not None:
             journal.add_delete(
@@ -324,7 +329,7 @@ class Tree(Links):
     def set_xattr(self, row: InodeRow, name: bytes, value: bytes | None) -> None:
         """None removes it. Raises ENODATA where there is none to remove."""
         now = self._clock.now_ns()
-        with self._store.transaction():
+        with self._store.transaction(grows=value is not None):
             if value is not None:
                 inodes.set_xattr(self._store, row.id, name, value)
             elif not inodes.remove_xattr(self._store, row.id, name):
