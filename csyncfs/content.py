@@ -5,6 +5,7 @@ it waits for a fetch only where a program reads bytes that are not here.
 """
 
 import errno
+import functools
 import logging
 import os
 import stat
@@ -13,11 +14,11 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from csyncfs import names
-from csyncfs.cache.files import ContentFiles, ContentMissing
+from csyncfs import names, opening
+from csyncfs.cache.files import ContentFiles
 from csyncfs.cache.space import Space
 from csyncfs.clock import Clock
-from csyncfs.errors import FsError, StoreError, StoreFull
+from csyncfs.errors import FsError, StoreError
 from csyncfs.eviction import Evictor
 from csyncfs.extents import Extents
 from csyncfs.fetcher import Fetcher
@@ -122,28 +123,9 @@ class Content:
             is_unlinked=row.nlink == 0,
         )
         if known is not None:
-            self._open_file(live)
+            opening.open_file(self._store, self._files, self._space, live)
         self._table.add(live)
         return live
-
-    def _open_file(self, live: LiveInode) -> None:
-        """Open the content file the store knows of; a wiped cache only costs a fetch."""
-        try:
-            live.fd = self._files.open(live.ino, dirty=live.is_dirty_file)
-        except ContentMissing:
-            if live.dirty:
-                log.error(
-                    "content file is missing ino=%d bytes=%d", live.ino, live.dirty.total_bytes
-                )
-                raise FsError(errno.EIO, "unsent content is missing") from None
-            with self._store.transaction():
-                contents.forget(self._store, live.ino)
-            self._space.release(live.present.total_bytes)
-            live.present.clear()
-            return
-        if live.is_dirty and os.fstat(live.fd).st_size > live.size:
-            # Left by a crash: written, but never saved. A file that grows must find zeros.
-            os.ftruncate(live.fd, live.size)
 
     def need_file(self, live: LiveInode) -> None:
         """Make sure the inode has a content file open."""
@@ -179,13 +161,13 @@ class Content:
             self.reap(live.ino)
 
     def _save_last(self, live: LiveInode) -> bool:
-        """Save before letting go. False: the disk is full, the saver tries again."""
+        """Save before letting go. False: the store cannot now, the saver tries again."""
         try:
             if live.is_unsaved or live.are_extents_unsaved:
                 self.save(live)
             elif live.fd >= 0:
                 contents.note_use(self._store, live.ino, live.used_ns, USED_GRAIN_NS)
-        except StoreFull as exc:
+        except StoreError as exc:
             log.warning("not saved yet ino=%d error=%s", live.ino, exc)
             return False
         return True
@@ -244,7 +226,9 @@ class Content:
                 await self._fetcher.ensure(live, start, end, window)
             except FsError as exc:
                 log.warning("read failed ino=%d start=%d error=%s", live.ino, start, exc)
-                raise
+                if exc.code != errno.ENOSPC:
+                    raise
+                return await self._fetcher.read_through(live, start, end)
             end = max(start, min(start + length, live.size))
         if live.base is not None and not live.is_whole():
             ahead = plan.ahead(start, end, live.size)
@@ -369,7 +353,7 @@ class Content:
             self._take_name_back(live, live.lost)
         now = self._clock.now_ns()
         if not live.is_unlinked:
-            with self._store.transaction():
+            with self._store.transaction(grows=True):
                 if not live.is_dirty:
                     inodes.set_dirty(self._store, live.ino)
                 journal.add(
@@ -453,13 +437,17 @@ class Content:
             booked + before - live.present.total_bytes,
             booked + dirty_before - live.dirty.total_bytes,
         )
-        # The store first: a crash between the two leaves a longer file, which is harmless.
+        # A crash between the two leaves a longer file, which is harmless; one shorter than
+        # the store says would be taken for damaged.
+        if size > old_size:
+            os.ftruncate(live.fd, size)
         try:
             if not live.is_unlinked:
                 self.save(live)
                 live.is_unsaved = True
         finally:
-            os.ftruncate(live.fd, size)
+            if size <= old_size:
+                os.ftruncate(live.fd, size)
 
     # -- saving --------------------------------------------------------------------------
 
@@ -477,7 +465,11 @@ class Content:
                 )
             if live.fd >= 0 or live.present:
                 contents.save(self._store, live.ino, live.present, live.dirty, live.used_ns)
-        live.is_unsaved = live.are_extents_unsaved = False
+
+            def saved() -> None:
+                live.is_unsaved = live.are_extents_unsaved = False
+
+            self._store.after_commit(saved)
 
     def flush(self, live: LiveInode) -> None:
         """What close(2) promises: journaled before it returns, due after the upload delay."""
@@ -522,8 +514,8 @@ class Content:
         """Promise everything that is only in memory."""
         for live in self._table:
             if live.is_unlinked:
-                continue
-            if live.is_dirty and live.is_unsaved:
+                pass  # let go of below, where a full disk did not allow it before
+            elif live.is_dirty and live.is_unsaved:
                 self.flush(live)
             elif live.are_extents_unsaved:
                 self.save(live)
@@ -533,18 +525,32 @@ class Content:
 
     def became_clean(self, live: LiveInode) -> None:
         """The cloud has these bytes (the caller's transaction says so): they may be evicted."""
-        self._space.cleaned(live.dirty.total_bytes)
-        live.dirty.clear()
-        live.is_dirty = live.is_held = False
-        contents.save(self._store, live.ino, live.present, live.dirty, self._clock.now_ns())
-        live.is_unsaved = live.are_extents_unsaved = False
+        contents.save(self._store, live.ino, live.present, Extents(), self._clock.now_ns())
+
+        def became() -> None:
+            self._space.cleaned(live.dirty.total_bytes)
+            live.dirty.clear()
+            live.is_dirty = live.is_held = False
+            live.is_unsaved = live.are_extents_unsaved = False
+
+        self._store.after_commit(became)
 
     def settle_file(self, live: LiveInode) -> None:
         """After the commit of ``became_clean``: move the content file to the cache side."""
         if live.fd < 0 or not live.is_dirty_file or live.is_dirty:
             return
-        if self._files.make_clean(live.ino):
-            self._reopen(live, dirty=False)
+        try:
+            if self._files.make_clean(live.ino):
+                self._reopen(live, dirty=False)
+        except FsError as exc:
+            # No room on the cache's disk: it is fetched again by who needs it.
+            log.warning("not kept in the cache ino=%d error=%s", live.ino, exc)
+            with self._store.transaction():
+                contents.forget(self._store, live.ino)
+            self._space.release(live.present.total_bytes)
+            live.present.clear()
+            live.are_extents_unsaved = False
+            self._files.remove(live.ino)
         live.is_dirty_file = False
 
     def _reopen(self, live: LiveInode, *, dirty: bool) -> None:
@@ -556,20 +562,21 @@ class Content:
             os.close(fd)
 
     def drop_clean(self, live: LiveInode) -> None:
-        """The base changed below the inode: only what is dirty is still good."""
+        """The base changed below the inode: only what is dirty is still good.
+
+        The content file is emptied after the commit: a crash in between must not leave holes
+        in what the store still takes for good.
+        """
         clean = live.present.subtract(live.dirty)
         self._space.release(clean.total_bytes)
         live.present = live.dirty.copy()
         live.are_extents_unsaved = False
         if live.dirty:
-            for span in clean:
-                self._files.punch(live.fd, span.start, span.end)
             self._end_base(live)
             contents.save(self._store, live.ino, live.present, live.dirty, live.used_ns)
-            return
-        contents.forget(self._store, live.ino)
-        if live.fd >= 0:
-            os.ftruncate(live.fd, 0)
+        else:
+            contents.forget(self._store, live.ino)
+        self._store.after_commit(functools.partial(opening.empty_file, self._files, live, clean))
 
     def _end_base(self, live: LiveInode) -> None:
         """What an edited file has behind the end of its new base can come from nowhere: zeros."""
@@ -579,7 +586,6 @@ class Content:
         before, dirty_before = live.present.total_bytes, live.dirty.total_bytes
         live.present.add(base_size, live.size)
         live.dirty.add(base_size, live.size)
-        os.ftruncate(live.fd, live.size)
         self._space.release(
             before - live.present.total_bytes, dirty_before - live.dirty.total_bytes
         )

@@ -35,6 +35,11 @@ class Extents:
     def total_bytes(self) -> int:
         return self._total
 
+    @property
+    def end(self) -> int:
+        """Behind the last byte that is in; 0 for none."""
+        return self._edges[-1] if self._edges else 0
+
     def add(self, start: int, end: int) -> None:
         """Put the bytes in; those that are in already stay. Raises ValueError below 0."""
         if start < 0:

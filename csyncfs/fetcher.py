@@ -7,6 +7,7 @@ download that others share.
 
 import errno
 import logging
+import os
 import random
 from typing import NoReturn, Protocol
 
@@ -19,6 +20,7 @@ from csyncfs.errors import (
     FsError,
     NotFound,
     Offline,
+    QuotaExceeded,
     Retry,
     VersionMismatch,
 )
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 # lost when the reader seeks away.
 MAX_FETCH_BYTES = 32 << 20
 MIN_FETCH_BYTES = 128 << 10
+# How long a fetch waits for room on the disk: then its reader gets the bytes without it.
+_ROOM_S = 3.0
 # An unlinked file whose readers still need its item is tried again after this long.
 _KEEP_AGAIN_S = 5.0
 # A read of bytes that did not come in time, so soon after that, is the same one to its program.
@@ -142,6 +146,26 @@ class Fetcher:
         live.given_up = GivenUp(span, trio.current_time(), code)
         raise FsError(code, why)
 
+    async def read_through(self, live: LiveInode, start: int, end: int) -> bytes:
+        """The bytes without keeping them, where the disk has no room for them."""
+        base = live.base
+        assert base is not None
+        fd = os.memfd_create("csyncfs-read")
+        try:
+            span = Span(start, min(end, base.size))
+            if span.start < span.end:
+                await self._backend.fetch(self._location(live), span, fd, base, lambda _: None)
+            data = bytearray(end - start)
+            found = os.pread(fd, end - start, start)
+        finally:
+            os.close(fd)
+        data[: len(found)] = found
+        # atomic: what is here, edits above all, counts
+        for here in live.present.within(start, end) if live.fd >= 0 else ():
+            own = os.pread(live.fd, here.size_bytes, here.start)
+            data[here.start - start : here.start - start + len(own)] = own
+        return bytes(data[: max(0, min(end, live.size) - start)])
+
     async def _landed(self, live: LiveInode, start: int, end: int, mine: list[Fetch]) -> None:
         while not live.present.covers(start, end):
             if not live.stops and all(fetch.done.is_set() for fetch in mine):
@@ -227,10 +251,7 @@ class Fetcher:
 
         try:
             with fetch.scope:
-                if fetch.is_for_upload:
-                    await self._space.reserve_over(fetch.span.size_bytes)
-                else:
-                    await self._space.reserve(fetch.span.size_bytes)
+                await self._find_room(fetch)
                 reserved = fetch.span.size_bytes
                 fetch.has_room = True
                 base = live.base
@@ -241,7 +262,9 @@ class Fetcher:
                 )
                 self._change.told(live.ino, item)
         except CsyncError as exc:
-            fetch.error = exc
+            # A download does not use up the store's quota: it is our disk that is full.
+            is_full = isinstance(exc, QuotaExceeded)
+            fetch.error = FsError(errno.ENOSPC, "the cache's disk is full") if is_full else exc
             log.info("fetch failed ino=%d start=%d error=%s", live.ino, fetch.span.start, exc)
         except OSError as exc:
             fetch.error = FsError(exc.errno or errno.EIO)
@@ -251,6 +274,15 @@ class Fetcher:
             fetch.done.set()
             live.wake()
             self._change.fetched(live)
+
+    async def _find_room(self, fetch: Fetch) -> None:
+        if fetch.is_for_upload:
+            await self._space.reserve_over(fetch.span.size_bytes)
+            return
+        with trio.move_on_after(_ROOM_S) as patience:
+            await self._space.reserve(fetch.span.size_bytes)
+        if patience.cancelled_caught:
+            raise FsError(errno.ENOSPC, "no room in the cache")
 
     def _location(self, live: LiveInode) -> Location:
         if live.orphan_location is not None:

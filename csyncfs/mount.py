@@ -27,7 +27,7 @@ from csyncfs.config import Fsync, MountConfig
 from csyncfs.content import Content
 from csyncfs.control import ControlServer
 from csyncfs.copies import Copies
-from csyncfs.errors import AccessDenied, ConfigError, CsyncError, NoSuchStore, StoreFull
+from csyncfs.errors import AccessDenied, ConfigError, CsyncError, NoSuchStore, StoreError
 from csyncfs.eviction import Evictor
 from csyncfs.fetcher import Fetcher
 from csyncfs.fuse import Adapter, KernelNotifier, Session
@@ -165,7 +165,8 @@ class _Mount:
         )
         self._space = Space(
             config.cache_size_bytes,
-            config.min_free_bytes,
+            # Content must not take what names and promises need in the end.
+            max(config.min_free_bytes, store.reserve_bytes),
             evictor,
             disk_free=lambda: disk_free_bytes([config.cache_dir, config.state_dir]),
         )
@@ -275,7 +276,7 @@ class _Mount:
         try:
             self._content.save_all()
             recovery.note_clean_stop(self._store)
-        except StoreFull as exc:
+        except StoreError as exc:
             # What was promised is in the journal already; the next start looks closer.
             log.warning("stopped without a last save error=%s", exc)
         self._store.checkpoint()
@@ -283,7 +284,10 @@ class _Mount:
 
     def _current_warnings(self) -> tuple[str, ...]:
         capabilities = self._client.capabilities
-        return (*self._warnings, *(capabilities.warnings if capabilities else ()))
+        now = [self._store.damage] if self._store.damage else []
+        if self._store.is_tight:
+            now.append(f"the disk of {self._config.state_dir} is full: nothing new can be written")
+        return (*now, *self._warnings, *(capabilities.warnings if capabilities else ()))
 
     async def _first_connect(self) -> bool:
         """A store nobody ever reached from here is tried before mounting, for a bounded time:
@@ -326,10 +330,15 @@ class _Mount:
         capabilities = self._client.capabilities
         assert capabilities is not None
         self._apply_facts()
-        with self._store.transaction():
-            settings.put(self._store, "capabilities", msgspec.json.encode(capabilities).decode())
-            if self._client.memo is not None:
-                settings.put(self._store, "memo", self._client.memo)
+        try:
+            with self._store.transaction():
+                known = msgspec.json.encode(capabilities).decode()
+                settings.put(self._store, "capabilities", known)
+                if self._client.memo is not None:
+                    settings.put(self._store, "memo", self._client.memo)
+        except StoreError as exc:
+            # It is found out again at the next start; uploads need not wait for that.
+            log.warning("not noted what the store can do error=%s", exc)
         self._warnings = [w for w in self._warnings if not w.startswith("mounted offline")]
         for warning in capabilities.warnings:
             log.warning("%s", warning)
@@ -381,7 +390,7 @@ class _Mount:
 
     async def _wind_down(self) -> None:
         """No new intents but those in the journal; send what the budget allows."""
-        with contextlib.suppress(StoreFull):
+        with contextlib.suppress(StoreError):
             self._content.save_all()
         with trio.move_on_after(self._config.drain_s):
             if self._client.online:
@@ -403,8 +412,11 @@ class _Mount:
         done = before = 0
         while True:
             await trio.sleep(_CHECKPOINT_S)
+            self._store.retake_reserve()
             now = self._store.changes
-            if now > done and (now == before or now >= done + _CHECKPOINT_ROWS):
+            # On a full disk the log has to start over before the reserve is used up.
+            is_time = now == before or now >= done + _CHECKPOINT_ROWS or self._store.is_tight
+            if now > done and is_time:
                 await trio.to_thread.run_sync(self._store.checkpoint)
                 done = now
             before = now

@@ -30,15 +30,22 @@ def recover(store: Store, files: ContentFiles, clock: Clock) -> list[str]:
     was_clean = settings.get(store, "clean_stop") == "1"
     boot_id = _boot_id()
     warnings: list[str] = []
+    was_power_lost = settings.get(store, "boot_id") not in (None, boot_id)
+    is_log_cut = store.lost_pages > 0 and not was_power_lost
     with store.transaction():
-        if not was_clean and settings.get(store, "boot_id") not in (None, boot_id):
+        if not was_clean and was_power_lost:
             # Power was lost: clean bytes may never have reached the disk.
             contents.forget_clean(store)
         settings.put(store, "boot_id", boot_id)
         settings.put(store, "clean_stop", "0")
         attempts.forget_void(store)
-    if not was_clean:
-        warnings += _recover_dirty(store, files)
+    if is_log_cut:
+        log.error("LAST CHANGES LOST: the log lacks pages=%d", store.lost_pages)
+        warnings.append(
+            f"the end of {store.path}-wal is missing: the last changes before the crash are lost"
+        )
+    if not was_clean or is_log_cut:
+        warnings += _recover_dirty(store, files, is_log_cut=is_log_cut)
         with store.transaction():
             journal.release_held_back(store, clock.now_ns())
     _remove_orphans(store, files)
@@ -58,25 +65,40 @@ def _boot_id() -> str:
         return "unknown"
 
 
-def _recover_dirty(store: Store, files: ContentFiles) -> list[str]:
-    """Every content file on the state side has to belong to a promise."""
+def _recover_dirty(store: Store, files: ContentFiles, *, is_log_cut: bool) -> list[str]:
+    """Every content file on the state side has to belong to a promise.
+
+    Where the end of the log is missing, nothing in the store says that bytes there are known
+    elsewhere: they are kept.
+    """
     lost: list[Path] = []
     for ino in list(files.ids(dirty=True)):
         row = inodes.get(store, ino)
         if row is None:
             # Ids are never reused: one that was given out and is gone was unlinked.
-            if ino <= _highest(store):
+            if ino <= _highest(store) and not is_log_cut:
                 files.remove(ino)
             elif (path := files.lost_found(ino, "no inode of this id")) is not None:
                 lost.append(path)
         elif row.dirty and row.nlink:
             _recover_file(store, files, row)
+        elif is_log_cut:
+            name = inodes.path_of(store, ino)
+            reason = f"changes of {name!r} that the store does not know of any more"
+            if (path := files.lost_found(ino, reason)) is not None:
+                lost.append(path)
+                _forget_clean(store, ino)
         elif row.nlink and contents.is_known(store, ino):
             # Uploaded, but the crash came before the file was moved to the cache side.
             _as_clean(files, ino)
     for path in lost:
         log.error("content nobody knows moved path=%s", path)
     return [f"{len(lost)} unexplained files were moved to {lost[0].parent}"] if lost else []
+
+
+def _forget_clean(store: Store, ino: InodeId) -> None:
+    with store.transaction():
+        contents.forget(store, ino)
 
 
 def _as_clean(files: ContentFiles, ino: InodeId) -> None:

@@ -75,7 +75,7 @@ class Steering:
             version=__version__,
             pid=os.getpid(),
             online=self._client.online,
-            last_error=self._uploader.last_error or self._client.last_error,
+            last_error=self._uploader.last_error or self._client.last_error or self._held_error(),
             backend=capabilities.name if capabilities else None,
             warnings=self._warnings(),
             queue=overview.queue(self._store, self._clock.now_ns(), running),
@@ -90,6 +90,10 @@ class Steering:
             transfer=TransferStatus(pid=self._client.pid, restarts=self._client.restarts),
             uptime_s=trio.current_time() - self._started,
         )
+
+    def _held_error(self) -> str | None:
+        """Why something waits for the user; the first of many."""
+        return journal.first_error(self._store, held=True)
 
     async def flush(self, wait: bool, timeout_s: float | None, progress: Progress) -> FlushProgress:
         self._content.save_all()

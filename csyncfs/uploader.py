@@ -17,13 +17,16 @@ from csyncfs.agenda import Agenda
 from csyncfs.clock import Clock
 from csyncfs.errors import (
     AccessDenied,
+    ContentLost,
     CsyncError,
     FsError,
     Hold,
     NoSuchStore,
     Offline,
     Retry,
+    StoreDamaged,
     StoreError,
+    StoreFull,
     Superseded,
     Throttled,
 )
@@ -102,7 +105,7 @@ class Uploader:
                     idle_s = 0.0 if has_more else self._idle_s()
                 except StoreError as exc:
                     self._store_trouble(exc)
-                    idle_s = _STORE_TROUBLE_S
+                    idle_s = max(0.0, self._closed_until - trio.current_time())
                 self._sleeps_until = trio.current_time() + idle_s
                 with trio.move_on_after(idle_s):
                     await self._wake.wait()
@@ -149,9 +152,15 @@ class Uploader:
 
     def _store_trouble(self, exc: StoreError) -> None:
         """The journal cannot be read or written now (full disk): all waits, nothing is lost."""
-        log.error("the journal cannot be used now error=%s", exc)
         self.last_error = str(exc)
-        self._closed_until = trio.current_time() + _STORE_TROUBLE_S
+        if isinstance(exc, StoreDamaged):
+            # It will not get better; the store has said so in the log.
+            self._closed_until = math.inf
+            return
+        log.error("the journal cannot be used now error=%s", exc)
+        # What an upload has to note frees space in the end.
+        is_relieved = isinstance(exc, StoreFull) and self._store.give_way()
+        self._closed_until = trio.current_time() + (0.0 if is_relieved else _STORE_TROUBLE_S)
 
     async def _run_one(self, intent: Intent) -> None:
         try:
@@ -185,7 +194,7 @@ class Uploader:
         except (AccessDenied, NoSuchStore) as exc:
             self._hold(intent, exc)
             self._close_gate(intent, exc, cap_s=60.0)
-        except Hold as exc:
+        except (Hold, ContentLost) as exc:
             self._hold(intent, exc)
         except CsyncError as exc:
             self._failed(intent, exc)

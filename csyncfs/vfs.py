@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import trio
 
@@ -19,7 +20,7 @@ from csyncfs import names
 from csyncfs.adopt import Adopter
 from csyncfs.backends.base import Backend
 from csyncfs.content import Content
-from csyncfs.errors import FsError
+from csyncfs.errors import FsError, StoreFull
 from csyncfs.inode import InodeTable, LiveInode
 from csyncfs.poller import Poller
 from csyncfs.readahead import ReadPlan
@@ -31,6 +32,8 @@ from csyncfs.types import ROOT, FileHandle, InodeId, Space, Span
 from csyncfs.waits import waiting
 
 log = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 _BLOCK_BYTES = 4096
 # What df shows for a store without a quota.
@@ -183,13 +186,22 @@ class Vfs:
         return target
 
     async def unlink(self, parent: InodeId, name: bytes) -> None:
-        self._gone(self._tree.unlink(parent, name))
+        self._gone(self._insist(lambda: self._tree.unlink(parent, name)))
+
+    def _insist(self, change: Callable[[], R]) -> R:
+        """Make a change that frees space or keeps a promise also when the disk is full."""
+        try:
+            return change()
+        except StoreFull:
+            if not self._store.give_way():
+                raise
+            return change()
 
     async def rmdir(self, parent: InodeId, name: bytes) -> None:
         row = self._tree.must_lookup(parent, name)
         if row.is_dir and row.listed_ns is None:
             await self._poller.ensure_listed(row)
-        self._gone(self._tree.rmdir(parent, name))
+        self._gone(self._insist(lambda: self._tree.rmdir(parent, name)))
 
     async def rename(
         self,
@@ -203,7 +215,9 @@ class Vfs:
         victim = self._tree.lookup(new_parent, new_name)
         if victim is not None and victim.is_dir and victim.listed_ns is None:
             await self._poller.ensure_listed(victim)
-        victim = self._tree.rename(old_parent, old_name, new_parent, new_name, replace=replace)
+        victim = self._insist(
+            lambda: self._tree.rename(old_parent, old_name, new_parent, new_name, replace=replace)
+        )
         if victim is not None:
             self._gone(victim)
 
@@ -339,7 +353,7 @@ class Vfs:
         """A descriptor was closed: what was written is in the journal when this returns."""
         handle = self._handles[fh]
         if handle.is_writer:
-            self._content.flush(handle.live)
+            self._insist(lambda: self._content.flush(handle.live))
 
     async def fsync(self, fh: FileHandle) -> None:
         live = self._handles[fh].live

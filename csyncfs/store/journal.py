@@ -348,6 +348,11 @@ def totals(store: Store) -> Totals:
     return Totals(row[0] - held, held, (size[0] if size else 0) or 0, row[2])
 
 
-def first_error(store: Store) -> str | None:
-    row = store.one("SELECT error FROM intent WHERE error IS NOT NULL ORDER BY seq LIMIT 1")
+def first_error(store: Store, *, held: bool = False) -> str | None:
+    """The last failure of the oldest promise that failed; with ``held``, that needs the user."""
+    row = store.one(
+        "SELECT error FROM intent WHERE error IS NOT NULL AND (? OR hold IS NOT NULL) "
+        "ORDER BY seq LIMIT 1",
+        (not held,),
+    )
     return row[0] if row else None
