@@ -58,13 +58,14 @@ install:
 	chmod 755 $(SBINDIR)/mount.csyncfs
 	ln -sf mount.csyncfs $(SBINDIR)/mount.fuse.csyncfs
 	install -m 644 man/csyncfs-admin.1 $(MANDIR)/man1/
-	install -m 644 man/mount.csyncfs.8 $(MANDIR)/man8/
+	install -m 644 man/mount.csyncfs.8 man/csyncfs-fsck.8 $(MANDIR)/man8/
 	@echo "installed: try 'man mount.csyncfs'"
 
 uninstall:
 	rm -f $(BINDIR)/csyncfs $(BINDIR)/csyncfs-admin
 	rm -f $(SBINDIR)/mount.csyncfs $(SBINDIR)/mount.fuse.csyncfs
 	rm -f $(MANDIR)/man1/csyncfs-admin.1 $(MANDIR)/man8/mount.csyncfs.8
+	rm -f $(MANDIR)/man8/csyncfs-fsck.8
 	rm -rf $(PREFIX)
 	@echo "left alone: /var/lib/csyncfs (journals!) and /var/cache/csyncfs"
 

@@ -1,4 +1,4 @@
-"""The ``csyncfs`` command: mount, umount."""
+"""The ``csyncfs`` command: mount, umount, fsck."""
 
 import logging
 import os
@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import msgspec
 
-from csyncfs import __version__, config, daemon, logs, options, preflight, registry
+from csyncfs import __version__, config, daemon, fsck, logs, options, preflight, registry
 from csyncfs.config import MountConfig
-from csyncfs.errors import CsyncError
+from csyncfs.errors import ConfigError, CsyncError
 from csyncfs.launch import launch, unmount_command
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,92 @@ def umount(mountpoint: Path, lazy: bool) -> None:
     Changes not uploaded by then stay in the journal: the next mount sends them.
     """
     sys.exit(run_umount(absolute(mountpoint), lazy=lazy))
+
+
+class _FsckCommand(click.Command):
+    """Exit codes of fsck(8), also for a wrong command line."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as exc:
+            sys.exit(fail("csyncfs", exc.format_message(), fsck.USAGE))
+
+
+@cli.command("fsck", cls=_FsckCommand, short_help="Check and repair an unmounted mount's files.")
+@click.argument("target", required=False)
+@click.option("-o", "option_lists", multiple=True, metavar="OPTIONS", help="As given to mount.")
+@click.option("--repair", is_flag=True, help="Repair what can be.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only report: this is the default.")
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+def fsck_command(
+    target: str | None,
+    option_lists: tuple[str, ...],
+    repair: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Check the database, the journal and the content files of TARGET, which is not mounted.
+
+    TARGET is a SPEC or a MOUNTPOINT; without one, -o state_dir=DIR says which. Exit code 0: all
+    is well; 1: repaired; 4: something is left (5: both); 8: cannot check; 16: wrong command line.
+    """
+    if repair and dry_run:
+        sys.exit(fail("csyncfs", "--repair and --dry-run exclude each other", fsck.USAGE))
+    try:
+        places = _find_places(target, option_lists)
+        report = fsck.check(places, repair=repair)
+    except ConfigError as exc:
+        sys.exit(fail("csyncfs", daemon.one_line(exc), fsck.USAGE))
+    except CsyncError as exc:
+        sys.exit(fail("csyncfs", daemon.one_line(exc), fsck.TROUBLE))
+    except OSError as exc:
+        sys.exit(fail("csyncfs", f"{exc.filename or 'fsck'}: {exc.strerror}", fsck.TROUBLE))
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(report)).decode())
+    else:
+        _show_report(report)
+    sys.exit(report.code)
+
+
+def _find_places(target: str | None, option_lists: Sequence[str]) -> fsck.Places:
+    """Where a mount keeps its files: as it was last mounted, or as it would be."""
+    host = config.read_host()
+    known = registry.entries(host.state_base / "mounts")
+    if target is not None:
+        path = str(absolute(Path(target)))
+        found = [entry for entry in known if entry.mountpoint == path]
+        if not found or option_lists:
+            parsed = config.parse(target, Path("/nowhere"), option_lists, host)
+            return fsck.Places(parsed.state_dir, parsed.cache_dir)
+    else:
+        state_dir = options.parse_options(option_lists).maybe(options.STATE_DIR)
+        if state_dir is None:
+            raise ConfigError("say which mount: SPEC, MOUNTPOINT, or -o state_dir=DIR")
+        found = [entry for entry in known if entry.state_dir == str(state_dir)]
+        if not found:
+            return fsck.Places(Path(state_dir), None)
+    return fsck.Places(Path(found[0].state_dir), Path(found[0].cache_dir))
+
+
+def _show_report(report: fsck.Report) -> None:
+    for finding in report.findings:
+        text = logs.redact(" ".join(finding.text.split()))
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+        print(f"{line}{' [repaired]' if finding.repaired else ''}")
+    known = f"{report.files:,} files and directories, {report.unsent:,} changes to send"
+    crash = report.left_by_crash
+    known += f", {crash:,} leftovers of a crash that the next mount settles" if crash else ""
+    left = sum(not finding.repaired for finding in report.findings)
+    if not report.findings:
+        state = "clean"
+    elif not left:
+        state = "repaired"
+    else:
+        state = f"{left:,} problem{'' if left == 1 else 's'} left"
+        if not any(finding.repaired for finding in report.findings):
+            state += "; --repair does what can be done"
+    print(f"{report.state_dir}: {state} ({known})")
 
 
 def run_mount(

@@ -41,12 +41,13 @@ class ContentMissing(FsError):
 class ContentFiles:
     """The content files of one mount. Errors are FsError; no space is always ENOSPC."""
 
-    def __init__(self, cache_dir: Path, state_dir: Path) -> None:
+    def __init__(self, cache_dir: Path, state_dir: Path, *, only_look: bool = False) -> None:
+        """``only_look``: leave also what a crash left."""
         self._clean_root = cache_dir / "content"
         self._dirty_root = state_dir / "dirty"
         self._lost_root = state_dir / "lost+found"
         self._durable_dirs: set[Path] = set()
-        for root in (self._clean_root, self._dirty_root):
+        for root in () if only_look else (self._clean_root, self._dirty_root):
             self._drop_partial_copies(root)
 
     punch = staticmethod(sparse.punch)
@@ -141,6 +142,31 @@ class ContentFiles:
                 if name.isascii() and name.isdigit() and _spread(int(name)) == spread:
                     yield InodeId(int(name))
 
+    def lengths(self, *, dirty: bool) -> dict[InodeId, int]:
+        """Length in bytes of every content file there. As ``ids``, for fsck."""
+        found: dict[InodeId, int] = {}
+        for ino in self.ids(dirty=dirty):
+            with contextlib.suppress(FileNotFoundError):
+                found[ino] = self._path(ino, dirty=dirty).stat().st_size
+        return found
+
+    def strangers(self, *, dirty: bool) -> list[Path]:
+        """What lies there and is no content file."""
+        root = self._dirty_root if dirty else self._clean_root
+        ours = {f"{spread:02x}" for spread in range(256)}
+        found: list[Path] = []
+        for directory in sorted(root.iterdir()) if root.is_dir() else ():
+            if directory.name == _PARTIAL:
+                continue
+            if directory.name not in ours or not directory.is_dir():
+                found.append(directory)
+                continue
+            for path in directory.iterdir():
+                is_id = path.name.isascii() and path.name.isdigit()
+                if not is_id or f"{_spread(int(path.name)):02x}" != directory.name:
+                    found.append(path)
+        return found
+
     def sync_dir(self, ino: InodeId, *, dirty: bool = True) -> None:
         """Make the file's name survive power loss; its bytes are the caller's to sync."""
         directory = self._path(ino, dirty=dirty).parent
@@ -156,11 +182,14 @@ class ContentFiles:
 
         Returns where it is now; None if there was none.
         """
-        source = self._path(ino, dirty=dirty)
+        return self.put_aside(self._path(ino, dirty=dirty), str(ino), reason)
+
+    def put_aside(self, source: Path, name: str, reason: str) -> Path | None:
+        """As ``lost_found``, for any file below the state or cache directory."""
         with _fs_errors():
             if not source.exists():
                 return None
-            target = self._free_lost_path(ino)
+            target = self._free_lost_path(name)
             note = self._create(target.with_name(f"{target.name}.reason"), os.O_EXCL)
             try:
                 os.write(note, f"{reason}\n".encode())
@@ -174,12 +203,12 @@ class ContentFiles:
         root = self._dirty_root if dirty else self._clean_root
         return root / f"{_spread(ino):02x}" / str(ino)
 
-    def _free_lost_path(self, ino: InodeId) -> Path:
-        path = self._lost_root / str(ino)
+    def _free_lost_path(self, name: str) -> Path:
+        path = self._lost_root / name
         count = 0
         while path.exists() or path.with_name(f"{path.name}.reason").exists():
             count += 1
-            path = self._lost_root / f"{ino}.{count}"
+            path = self._lost_root / f"{name}.{count}"
         return path
 
     def _create(self, path: Path, flag: int) -> int:

@@ -10,8 +10,56 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from csyncfs.errors import StoreDamaged, StoreError
+from csyncfs.errors import StoreDamaged, StoreError, StoreTooNew
 from csyncfs.store.db import APPLICATION_ID, FILE_NAME, SCHEMA_VERSION, Store, translate
+
+
+def is_empty(state_dir: Path) -> bool:
+    """Whether there is a database with nothing in it, as a mount leaves that was killed when it
+    began."""
+    path = state_dir / FILE_NAME
+    if not path.exists():
+        return False
+    if path.stat().st_size == 0:
+        return True
+    connection = sqlite3.connect(_uri(path), uri=True, isolation_level=None)
+    try:
+        return connection.execute("SELECT count(*) FROM sqlite_schema").fetchone() == (0,)
+    except sqlite3.Error:
+        return False
+    finally:
+        connection.close()
+
+
+def find_damage(state_dir: Path) -> list[str]:
+    """What SQLite finds wrong with the file, one line each; the whole file is read.
+
+    Changes nothing. Raises StoreTooNew; StoreError where there is none.
+    """
+    path = state_dir / FILE_NAME
+    if not path.exists():
+        raise StoreError(f"no csyncfs store in {state_dir}")
+    try:
+        connection = sqlite3.connect(_uri(path), uri=True, isolation_level=None)
+    except sqlite3.Error as exc:
+        return [str(exc)]
+    try:
+        connection.execute("PRAGMA busy_timeout = 5000")
+        connection.execute("PRAGMA trusted_schema = OFF")
+        (found,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if found != APPLICATION_ID:
+            return ["it is not a csyncfs store"]
+        if version > SCHEMA_VERSION:
+            raise StoreTooNew(
+                f"{path} was written by a newer csyncfs (schema {version}): install that one"
+            )
+        told = "\n".join(str(row[0]) for row in connection.execute("PRAGMA integrity_check(20)"))
+        return [line for line in told.splitlines() if line != "ok" and "***" not in line]
+    except sqlite3.Error as exc:
+        return [str(exc)]
+    finally:
+        connection.close()
 
 
 @contextmanager
@@ -36,8 +84,7 @@ def open_read_only(state_dir: Path) -> Generator[Store]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    uri = f"file:{quote(str(path))}?mode=ro"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    connection = sqlite3.connect(_uri(path), uri=True, isolation_level=None)
     try:
         connection.execute("PRAGMA busy_timeout = 5000")
         connection.execute("PRAGMA trusted_schema = OFF")
@@ -48,6 +95,10 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _uri(path: Path) -> str:
+    return f"file:{quote(str(path))}?mode=ro"
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:

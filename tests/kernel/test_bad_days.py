@@ -1,7 +1,9 @@
 """Wrong buckets, wrong keys, no network, a full disk: one clear line each, and nothing lost."""
 
+import contextlib
 import errno
 import os
+import re
 import subprocess
 from collections.abc import Generator
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from csyncfs import preflight
+from csyncfs.store import settings
+from csyncfs.store.db import open_store
 from tests.support.servers import S3Server, free_ports
 from tests.support.shell import Shell, ok, refused, shell_in
 
@@ -107,6 +111,46 @@ def test_secrets_are_in_no_command_line_no_log_and_no_file(
     assert secret not in arguments
     for path in (shell.home / "csyncfs").rglob("*"):
         assert not path.is_file() or secret not in path.read_bytes()
+
+
+def damage_pages_with(database: Path, words: bytes) -> int:
+    """Fill every page of the database that has these bytes with garbage; how many it were."""
+    content = database.read_bytes()
+    pages = {match.start() // 4096 for match in re.finditer(re.escape(words), content)}
+    with database.open("r+b") as file:
+        for page in pages:
+            file.seek(page * 4096)
+            file.write(b"\xa5" * 4096)
+    return len(pages)
+
+
+def test_damage_met_by_a_running_mount_ends_writing_and_is_told(shell: Shell) -> None:
+    for number in range(600):
+        (shell.store / f"there{number:03}").write_bytes(b"%d" % number)
+    ok(shell.mount("upload_delay=3600,drain=0"))
+    os.listdir(shell.mnt)
+    (shell.mnt / "unsent").write_bytes(b"not sent yet")
+    ok(shell.run("csyncfs", "umount", shell.mnt))
+    state_dir = Path(shell.entry().state_dir)
+    with contextlib.closing(open_store(state_dir)) as store, store.transaction():
+        # More than is looked at when it is opened.
+        settings.put(store, "filler", "x" * (33 << 20))
+    assert damage_pages_with(state_dir / "store.db", b"there100") >= 2
+    ok(shell.mount("upload_delay=3600,drain=0"))
+    with pytest.raises(OSError, match="Input/output error"):
+        (shell.mnt / "there100").read_bytes()
+    with pytest.raises(OSError, match="Input/output error"):
+        (shell.mnt / "more").write_bytes(b"more")
+    assert (shell.mnt / "unsent").read_bytes() == b"not sent yet"
+    status = shell.run("csyncfs-admin", "--json", "status", shell.mnt).stdout
+    assert "csyncfs fsck --repair" in status
+    ok(shell.run("csyncfs", "umount", shell.mnt))
+    assert shell.run("csyncfs", "fsck", shell.mnt).returncode == 4
+    assert shell.run("csyncfs", "fsck", "--repair", shell.mnt).returncode == 1
+    ok(shell.run("csyncfs", "fsck", shell.mnt))
+    ok(shell.mount())
+    assert (shell.mnt / "unsent").read_bytes() == b"not sent yet"
+    assert (shell.mnt / "there100").read_bytes() == b"100"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a small disk, as only root can")

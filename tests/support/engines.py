@@ -14,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-from csyncfs import names, recovery
+from csyncfs import fsck, names, recovery
 from csyncfs.adopt import Adopter
 from csyncfs.arrivals import Defaults
 from csyncfs.backends.base import Capabilities
@@ -262,7 +262,15 @@ class Machine:
 
     # -- coming and going ----------------------------------------------------------------
 
-    async def start(self) -> None:
+    def check_disk(self, *, repair: bool = False) -> fsck.Report:
+        """csyncfs fsck, while it is not mounted."""
+        places = fsck.Places(self.home / "state", self.home / "cache")
+        return fsck.check(places, repair=repair)
+
+    async def start(self, *, check: bool = True) -> None:
+        """Mount. However it ended before, its disk is sound."""
+        if check and (self.home / "state").exists():
+            assert self.check_disk().findings == []
         on_step, self.on_step = self.on_step, None
         facts = await self.backend.connect()
         self.on_step = on_step

@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 import pytest
 
+from csyncfs import fsck, preflight
 from csyncfs import options as opt
-from csyncfs import preflight
 from csyncfs.admin import cli as admin
 from csyncfs.cli import cli
 
 MAN = Path(__file__).parents[2] / "man"
-PAGES = ("mount.csyncfs.8", "csyncfs-admin.1")
+PAGES = ("mount.csyncfs.8", "csyncfs-fsck.8", "csyncfs-admin.1")
 
 
 def plain(page: str) -> str:
@@ -71,6 +71,18 @@ def test_manual_has_the_exit_codes_of_mount() -> None:
 def test_manual_has_the_exit_codes_of_admin() -> None:
     codes = {0, admin.LEFT, admin.USAGE, admin.NO_MOUNT, admin.NO_ANSWER}
     assert set(map(int, paragraphs("csyncfs-admin.1", "EXIT STATUS"))) == codes
+
+
+def test_manual_has_the_exit_codes_of_fsck() -> None:
+    codes = {fsck.CLEAN, fsck.REPAIRED, fsck.LEFT, fsck.TROUBLE, fsck.USAGE}
+    assert set(map(int, paragraphs("csyncfs-fsck.8", "EXIT STATUS"))) == codes
+
+
+def test_manual_has_exactly_the_options_of_fsck() -> None:
+    tags = re.findall(r"^\.TP\n(.*)$", sections("csyncfs-fsck.8")["OPTIONS"], flags=re.MULTILINE)
+    told = {word for tag in tags for word in re.findall(r"--?[a-z][a-z-]*", tag)}
+    there = {name for option in cli.commands["fsck"].params for name in option.opts}
+    assert told == there - {"target"}
 
 
 def commands(group: click.Group, prefix: str = "") -> set[str]:
