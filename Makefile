@@ -16,7 +16,7 @@ help:
 	@echo "make test       linters, types, layers and all tests"
 	@echo "make lint       linters, types and layers only"
 	@echo "make bench      csyncfs beside rclone mount and s3fs"
-	@echo "make crash      kill -9 at random moments, and look what is left"
+	@echo "make crash      kill -9 a thousand times, and look what is left (an hour)"
 	@echo "make model      20,000 generated lives of a mount beside an oracle"
 	@echo "make install    to $(PREFIX), with mount.csyncfs in $(SBINDIR) (as root)"
 	@echo "make uninstall  take that away again; caches and journals stay"
@@ -44,7 +44,8 @@ bench:
 
 crash:
 	scripts/bootstrap dev
-	CSYNCFS_CRASH_ROUNDS=50 $(BIN)/python -m pytest tests/crash
+	scripts/test-servers seaweedfs
+	CSYNCFS_CRASH_ROUNDS=$${CSYNCFS_CRASH_ROUNDS:-1000} $(BIN)/python -m pytest -s tests/crash
 
 model:
 	scripts/bootstrap dev

@@ -1,6 +1,6 @@
 """kill -9 on real mounts: what was closed is there afterwards, and reaches the store.
 
-``CSYNCFS_CRASH_ROUNDS`` says how many kills at random moments (``make crash``: 50).
+The plain cases; ``test_promises`` has the mixed load, the named points and the many kills.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import pytest
 from tests.support.mounts import Mount, mounting, wait_until
 from tests.support.servers import S3Server
 
-ROUNDS = int(os.environ.get("CSYNCFS_CRASH_ROUNDS", "3"))
+ROUNDS = 20 if os.environ.get("CSYNCFS_LONG") == "1" else 3
 
 
 @dataclass

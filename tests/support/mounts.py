@@ -52,6 +52,8 @@ class Mount:
     options: tuple[str, ...] = ()
     env: dict[str, str] = field(default_factory=dict[str, str])
     process: "subprocess.Popen[bytes] | None" = None
+    program: tuple[str, ...] = tuple(_PROGRAM)
+    """What is run as ``csyncfs``."""
 
     @property
     def path(self) -> Path:
@@ -74,7 +76,7 @@ class Mount:
         """Mount in the foreground of a child process; returns once the kernel has it."""
         self.path.mkdir(parents=True, exist_ok=True)
         options = [f"log_file={self.log}", "log_level=debug", *self.options, *extra]
-        command = [*_PROGRAM, "mount", "--foreground", self.spec, str(self.path)]
+        command = [*self.program, "mount", "--foreground", self.spec, str(self.path)]
         for option in options:
             command += ["-o", option]
         with (self.home / "stderr").open("ab") as stderr:
