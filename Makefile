@@ -9,7 +9,7 @@ MANDIR  ?= /usr/local/share/man
 BIN = .venv/bin
 SERVERS = seaweedfs rclone moto
 
-.PHONY: help demo test lint bench crash model install uninstall lock clean
+.PHONY: help demo test lint bench crash model faults install uninstall lock clean
 
 help:
 	@echo "make demo       see it work, in about a minute"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench      csyncfs beside rclone mount and s3fs"
 	@echo "make crash      kill -9 a thousand times, and look what is left (an hour)"
 	@echo "make model      20,000 generated lives of a mount beside an oracle"
+	@echo "make faults     programs at work while the network fails, for a quarter of an hour"
 	@echo "make install    to $(PREFIX), with mount.csyncfs in $(SBINDIR) (as root)"
 	@echo "make uninstall  take that away again; caches and journals stay"
 	@echo "make lock       lock the newest allowed packages (maintainers)"
@@ -50,6 +51,12 @@ crash:
 model:
 	scripts/bootstrap dev
 	$(BIN)/python -m tests.model
+
+faults:
+	scripts/bootstrap dev
+	scripts/test-servers seaweedfs
+	CSYNCFS_LONG=1 $(BIN)/python -m pytest tests/faults tests/kernel/test_never_hangs.py \
+	    tests/engines/test_lost_replies.py -s
 
 install:
 	scripts/bootstrap runtime $(PREFIX)

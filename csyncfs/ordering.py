@@ -7,7 +7,7 @@ it, a DELETE not at all while another file is about to overwrite the same key.
 from typing import Protocol
 
 from csyncfs.inode import InodeTable
-from csyncfs.store import inodes, journal
+from csyncfs.store import attempts, inodes, journal
 from csyncfs.store.db import Store
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import Intent, IntentKind
@@ -108,6 +108,9 @@ class Ordering:
         owner = self.owner(key)
         if owner is not None and owner.id != ino:
             return owner
+        maker = attempts.maker_at(self._store, key)
+        if maker not in (None, ino):
+            return inodes.get(self._store, maker)
         for taken in (key, other_kind(key)):
             left = journal.delete_at(self._store, taken)
             if left is None or left.inode == ino:

@@ -71,6 +71,8 @@ class Promise:
         self.must_be_free(ino, target.key)
         if self.ordering.is_worked_on(target.key, ino):
             raise NotYet("another upload to this name is on its way")
+        if attempts.maker_at(self.store, target.key) not in (None, ino):
+            raise NotYet("it has to be known first what another upload to this name has done")
         absorbed = journal.delete_at(self.store, target.key)
         if absorbed is None:
             return ABSENT, None, target
@@ -132,7 +134,8 @@ class Promise:
         """Promise that this version goes, now that another one stands for the inode."""
         now = self.clock.now_ns()
         pending = journal.delete_at(self.store, place.key)
-        if pending is not None and pending.inode == ino:
+        # One of a lost attempt takes only what that made: this version needs its own.
+        if pending is not None and pending.inode == ino and pending.put_id is None:
             journal.set_expect(self.store, pending.seq, version)
             return
         journal.add_delete(

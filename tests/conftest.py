@@ -6,7 +6,7 @@ pytest_plugins = ["tests.support.fixtures_s3"]
 
 # Few tests, and long ones: begun last, one of them would keep all but one worker waiting.
 _FIRST = (
-    *("kernel/test_programs", "kernel/test_lazy", "crash/", "kernel/test_bad_days"),
+    *("kernel/test_programs", "kernel/test_lazy", "crash/", "faults/", "kernel/test_bad_days"),
     *("kernel/test_two_mounts", "kernel/"),
 )
 

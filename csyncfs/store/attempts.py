@@ -51,10 +51,15 @@ def forget_void(store: Store) -> None:
     store.run("DELETE FROM attempt WHERE inode NOT IN (SELECT inode FROM intent)")
 
 
-def is_open(store: Store, key: str) -> bool:
-    """Whether what is at the key may be ours, without our knowing."""
+def maker_at(store: Store, key: str) -> InodeId | None:
+    """The inode of which a request may have made what is at the key, without our knowing."""
     row = store.one(
-        "SELECT 1 FROM attempt a JOIN intent i ON i.inode = a.inode WHERE a.key = ? LIMIT 1",
+        "SELECT a.inode FROM attempt a JOIN intent i ON i.inode = a.inode WHERE a.key = ? LIMIT 1",
         (key_to_db(key),),
     )
-    return row is not None
+    return row[0] if row else None
+
+
+def is_open(store: Store, key: str) -> bool:
+    """Whether what is at the key may be ours, without our knowing."""
+    return maker_at(store, key) is not None
