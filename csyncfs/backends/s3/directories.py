@@ -118,8 +118,21 @@ async def put_marker(
 async def delete(wire: Wire, verdict: Verdict, key: str, condition: dict[str, str]) -> None:
     """Remove the marker; what is in the directory stays."""
     full = wire.options.full_key(marker_key(key, verdict))
-    await wire.ask("delete_object", Key=full, **condition)
+    try:
+        await wire.ask("delete_object", Key=full, **condition)
+    except (NotFound, Unmet):
+        if await _exists(wire, full):
+            raise
+        # By a request whose reply was lost: then only half of it was done.
     await _delete_from_tree(wire, verdict, key)
+
+
+async def _exists(wire: Wire, full_key: str) -> bool:
+    try:
+        await wire.ask("head_object", Key=full_key)
+    except NotFound:
+        return False
+    return True
 
 
 async def _is_in_tree(wire: Wire, verdict: Verdict, key: str) -> bool:
