@@ -56,7 +56,7 @@ faults:
 	scripts/bootstrap dev
 	scripts/test-servers seaweedfs
 	CSYNCFS_LONG=1 $(BIN)/python -m pytest tests/faults tests/kernel/test_never_hangs.py \
-	    tests/engines/test_lost_replies.py -s
+	    tests/engines/test_lost_answers.py tests/model/test_lost_replies.py -s
 
 install:
 	scripts/bootstrap runtime $(PREFIX)

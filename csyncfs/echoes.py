@@ -53,10 +53,23 @@ class Echoes:
         kind = Kind.DIR if attempt.is_dir else Kind.FILE
         item = await self._promise.head(Location(attempt.key), kind)
         row = inodes.get(self._store, intent.inode)
-        if item is not None and row is not None and row.nlink and self._is_ours(attempt, item):
-            log.info("a request without reply took effect ino=%d key=%s", row.id, attempt.key)
-            self._took_effect(attempt, row, item)
+        if item is not None and row is not None and row.nlink:
+            if self._is_ours(attempt, item):
+                log.info("a request without reply took effect ino=%d key=%s", row.id, attempt.key)
+                self._took_effect(attempt, row, item)
+            elif attempt.put_id is not None and self._is_half_made(item):
+                with self._store.transaction():
+                    self._promise.delete_later(row.id, item.location, None, is_dir=True)
         self.known(intent.inode)
+
+    def _is_half_made(self, item: Item) -> bool:
+        """Whether the item is a directory without its attributes, which some servers take in a
+        second request, and nothing here is called so any more."""
+        if item.kind is not Kind.DIR or item.version is not None:
+            return False
+        key = item.location.key
+        owner = inodes.by_remote_key(self._store, key) or self._tree.dir_for_key(key)
+        return owner is None or owner.nlink == 0
 
     def _is_ours(self, attempt: Attempt, item: Item) -> bool:
         if attempt.put_id is not None:
@@ -115,7 +128,7 @@ class Echoes:
         location, kind = intent.location, Kind.DIR if intent.is_dir else Kind.FILE
         self._promise.works_on(intent.inode, location.key)
         item = await self._promise.head(location, kind)
-        if item is not None and item.put_id == intent.put_id:
+        if item is not None and (item.put_id == intent.put_id or self._is_half_made(item)):
             try:
                 await self._promise.backend.delete(location, kind, item.version)
             except VersionMismatch:

@@ -108,9 +108,6 @@ class Ordering:
         owner = self.owner(key)
         if owner is not None and owner.id != ino:
             return owner
-        maker = attempts.maker_at(self._store, key)
-        if maker not in (None, ino):
-            return inodes.get(self._store, maker)
         for taken in (key, other_kind(key)):
             left = journal.delete_at(self._store, taken)
             if left is None or left.inode == ino:
@@ -120,7 +117,8 @@ class Ordering:
                 waits_for = self._inhabitant(taken) if left.is_dir else None
             if waits_for is not None:
                 return inodes.get(self._store, waits_for)
-        return None
+        maker = attempts.maker_at(self._store, key)
+        return inodes.get(self._store, maker) if maker not in (None, ino) else None
 
     def _has_to_wait(self, intent: Intent, row: InodeRow) -> bool:
         """Whether another promise about the same inode comes first."""

@@ -71,10 +71,10 @@ class Promise:
         self.must_be_free(ino, target.key)
         if self.ordering.is_worked_on(target.key, ino):
             raise NotYet("another upload to this name is on its way")
-        if attempts.maker_at(self.store, target.key) not in (None, ino):
-            raise NotYet("it has to be known first what another upload to this name has done")
         absorbed = journal.delete_at(self.store, target.key)
         if absorbed is None:
+            if attempts.maker_at(self.store, target.key) not in (None, ino):
+                raise NotYet("it has to be known first what another upload to this name has done")
             return ABSENT, None, target
         is_other_running = absorbed.inode != ino and absorbed.inode in self.table.running
         if is_other_running or self.ordering.is_needed_by_reader(target.key):

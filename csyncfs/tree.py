@@ -35,17 +35,25 @@ class Tree(Links):
 
     def file_for_key(self, key: str) -> InodeRow | None:
         """The file whose name says that its item belongs at this key."""
-        *directories, last = key.split("/")
+        row = self._at(key)
+        return row if row is not None and not row.is_dir else None
+
+    def dir_for_key(self, key: str) -> InodeRow | None:
+        """Likewise the directory; not the root."""
+        row = self._at(key.removesuffix("/"))
+        return row if row is not None and row.is_dir else None
+
+    def _at(self, path: str) -> InodeRow | None:
         ino, utf8_only = ROOT, not self.policy.raw_names
-        for segment in directories:
+        row: InodeRow | None = None
+        for segment in path.split("/"):
+            if row is not None and not row.is_dir:
+                return None
             row = self.lookup(ino, names.to_name(segment, utf8_only=utf8_only).name)
-            if row is None or not row.is_dir:
+            if row is None:
                 return None
             ino = row.id
-        row = self.lookup(ino, names.to_name(last, utf8_only=utf8_only).name)
-        if row is None or row.is_dir or self.target(row).key != key:
-            return None
-        return row
+        return row if row is not None and self.target(row).key.removesuffix("/") == path else None
 
     def must_lookup(self, parent: InodeId, name: bytes) -> InodeRow:
         row = self.lookup(parent, name)
