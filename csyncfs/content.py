@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from csyncfs import names, opening
+from csyncfs import atime, names, opening
 from csyncfs.cache.files import ContentFiles
 from csyncfs.cache.space import Space
 from csyncfs.clock import Clock
@@ -520,6 +520,7 @@ class Content:
             elif live.are_extents_unsaved:
                 self.save(live)
             self.drop_if_idle(live)
+        atime.save(self._store, self._table)
 
     # -- clean and dirty -----------------------------------------------------------------
 

@@ -115,6 +115,8 @@ class InodeTable:
         self.lookups: dict[InodeId, int] = {}
         self.running: set[InodeId] = set()
         """Inodes with an intent on its way; the uploader's."""
+        self.accessed: dict[InodeId, int] = {}
+        """Times of last access that the store does not have yet, see ``atime``."""
 
     def get(self, ino: InodeId) -> LiveInode | None:
         return self._live.get(ino)
@@ -134,6 +136,8 @@ class InodeTable:
 
     def overlay(self, row: InodeRow) -> InodeRow:
         """The row with what is newer in memory: what stat(2) must tell."""
+        if row.id in self.accessed:
+            row = row._replace(atime_ns=self.accessed[row.id])
         live = self._live.get(row.id)
         if live is None or not live.is_unsaved:
             return row

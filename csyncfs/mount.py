@@ -19,6 +19,7 @@ import trio
 from csyncfs import recovery, waits
 from csyncfs.adopt import Adopter
 from csyncfs.arrivals import Defaults
+from csyncfs.atime import Access, AccessTimes
 from csyncfs.backends.base import Capabilities
 from csyncfs.cache.files import ContentFiles
 from csyncfs.cache.space import Space, disk_free_bytes
@@ -241,6 +242,7 @@ class _Mount:
             self._adopter,
             self._poller,
             self._client,
+            AccessTimes(store, self._table, self._clock, _access(config)),
             uploaded=self._uploader.uploaded if config.fsync is Fsync.REMOTE else None,
         )
 
@@ -428,6 +430,12 @@ class _Mount:
             except CsyncError as exc:
                 log.debug("quota not told error=%s", exc)
             await trio.sleep(_SPACE_EVERY_S)
+
+
+def _access(config: MountConfig) -> Access:
+    """The kernel leaves times of access to us, and so these options, too."""
+    moves = not config.read_only and "noatime" not in config.kernel_options
+    return Access(files=moves, dirs=moves and "nodiratime" not in config.kernel_options)
 
 
 def _claim_store(store: Store, config: MountConfig) -> None:

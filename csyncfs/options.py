@@ -351,8 +351,8 @@ KERNEL: Mapping[str, str] = {
     "noatime": "atime",
     "nodiratime": "diratime",
 }
-# For mount(8), systemd and people; a mount helper skips them. relatime and atime are what
-# a FUSE mount does anyway, and libfuse refuses the words.
+# For mount(8), systemd and people; a mount helper skips them. relatime is what csyncfs does
+# anyway, and libfuse refuses the word.
 # fmt: off
 IGNORED: frozenset[str] = frozenset({
     "defaults", "_netdev", "nofail", "auto", "noauto", "user", "nouser", "users", "nousers",

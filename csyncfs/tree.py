@@ -328,6 +328,8 @@ class Tree(Links):
             )
             if (mode, uid, gid, mtime_ns) != (None, None, None, None):
                 self.promise_attributes(row, now)
+        if atime_ns is not None:
+            self._table.accessed.pop(row.id, None)
         live = self._table.get(row.id)
         if live is not None:
             live.ctime_ns = now

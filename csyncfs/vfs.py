@@ -18,6 +18,7 @@ import trio
 
 from csyncfs import names
 from csyncfs.adopt import Adopter
+from csyncfs.atime import AccessTimes
 from csyncfs.backends.base import Backend
 from csyncfs.content import Content
 from csyncfs.errors import FsError, StoreFull
@@ -51,6 +52,8 @@ class Handle:
     live: LiveInode
     is_writer: bool
     plan: ReadPlan
+    is_noted: bool
+    """Whether reading moves the time of access no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class Vfs:
         adopter: Adopter,
         poller: Poller,
         backend: Backend,
+        access_times: AccessTimes,
         *,
         uploaded: Callable[[InodeId], Awaitable[None]] | None,
     ) -> None:
@@ -87,6 +91,7 @@ class Vfs:
         self._adopter = adopter
         self._poller = poller
         self._backend = backend
+        self._access_times = access_times
         self._uploaded = uploaded
         self._handles: dict[FileHandle, Handle] = {}
         self._next_handle = itertools.count(1)
@@ -128,6 +133,8 @@ class Vfs:
 
     def read_dir(self, ino: InodeId, after: int, limit: int) -> list[tuple[int, bytes, InodeRow]]:
         """Entries behind a position, in a stable order while the directory changes."""
+        if after == 0:
+            self._access_times.read(ino)
         return [
             (position, name, self._table.overlay(self._tree.file_of(row)))
             for position, name, row in inodes.read_dir(self._store, ino, after, limit)
@@ -304,7 +311,7 @@ class Vfs:
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         row = self._tree.row(self._tree.create(parent, name, mode=mode, uid=uid, gid=gid))
         live = self._content.open_new(row)
-        return self._add_handle(live, is_writer=True), row
+        return self._add_handle(live, is_writer=True, flags=0), row
 
     async def open_or_create(
         self, parent: InodeId, name: bytes, mode: int, flags: int, uid: int, gid: int
@@ -333,17 +340,21 @@ class Vfs:
             except BaseException:
                 await self._content.close(live, for_writing=is_writer)
                 raise
-        return self._add_handle(live, is_writer=is_writer), keep
+        return self._add_handle(live, is_writer=is_writer, flags=flags), keep
 
-    def _add_handle(self, live: LiveInode, *, is_writer: bool) -> FileHandle:
+    def _add_handle(self, live: LiveInode, *, is_writer: bool, flags: int) -> FileHandle:
         fh = FileHandle(next(self._next_handle))
         plan = ReadPlan(self._content.window_bytes)
-        self._handles[fh] = Handle(live, is_writer, plan)
+        self._handles[fh] = Handle(live, is_writer, plan, bool(flags & os.O_NOATIME))
         return fh
 
     async def read(self, fh: FileHandle, start: int, length: int) -> bytes:
         handle = self._handles[fh]
-        return await self._content.read(handle.live, start, length, handle.plan)
+        data = await self._content.read(handle.live, start, length, handle.plan)
+        if not handle.is_noted:
+            self._access_times.read(handle.live.ino)
+            handle.is_noted = True
+        return data
 
     async def write(self, fh: FileHandle, start: int, data: bytes) -> int:
         self._check_size(start + len(data))

@@ -292,6 +292,10 @@ def set_attributes(
     )
 
 
+def set_atime(store: Store, ino: InodeId, when_ns: int) -> None:
+    store.run("UPDATE inode SET atime_ns = ? WHERE id = ?", (when_ns, ino))
+
+
 def set_size(store: Store, ino: InodeId, size: int, mtime_ns: int) -> None:
     store.run("UPDATE inode SET size = ?, mtime_ns = ? WHERE id = ?", (size, mtime_ns, ino))
 

@@ -17,6 +17,7 @@ import trio
 from csyncfs import fsck, names, recovery
 from csyncfs.adopt import Adopter
 from csyncfs.arrivals import Defaults
+from csyncfs.atime import Access, AccessTimes
 from csyncfs.backends.base import Capabilities
 from csyncfs.backends.memory import MemoryBackend, MemoryStore
 from csyncfs.cache.files import ContentFiles
@@ -189,6 +190,7 @@ class Engines:
             self.adopter,
             self.poller,
             self.backend,
+            AccessTimes(self.store, self.table, self.clock, Access()),
             uploaded=self.uploader.uploaded,
         )
 
