@@ -141,8 +141,6 @@ class MountConfig:
         # libfuse splits at commas after taking backslashes off
         source = self.source.replace("\\", "\\\\").replace(",", "\\,")
         words = {f"fsname={source}", "subtype=csyncfs", *self.kernel_options}
-        # libfuse does not know the word; only csyncfs itself has to
-        words -= {"nodiratime"}
         words |= {"ro"} if self.read_only else {"rw"}
         words |= {"allow_other"} if self.allow_other else set()
         words |= {"default_permissions"} if self.default_permissions else set()

@@ -14,7 +14,6 @@ import logging
 import os
 import queue
 import select
-import stat
 import threading
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -24,7 +23,8 @@ import pyfuse3
 import trio
 from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
 
-from csyncfs import waits
+from csyncfs import acl, waits
+from csyncfs.attach import attach
 from csyncfs.errors import ConfigError, CsyncError, FsError, to_errno
 from csyncfs.inode import InodeTable
 from csyncfs.store.inodes import InodeRow
@@ -94,10 +94,11 @@ class Adapter(pyfuse3.Operations):
 
     supports_dot_lookup = True
     enable_writeback_cache = False
-    enable_acl = False
 
-    def __init__(self, vfs: Vfs, table: InodeTable, timeout_s: float) -> None:
+    def __init__(self, vfs: Vfs, table: InodeTable, timeout_s: float, *, lists: bool) -> None:
+        """``lists``: the kernel enforces access control lists; it checks permissions then."""
         super().__init__()
+        self.enable_acl = lists
         self._vfs = vfs
         self._table = table
         self._timeout_s = timeout_s
@@ -189,16 +190,16 @@ class Adapter(pyfuse3.Operations):
     async def mknod(
         self, parent_inode: InodeId, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        mode = stat.S_IFMT(mode) | (stat.S_IMODE(mode) & ~ctx.umask)
-        row = await self._vfs.mknod(parent_inode, name, mode, rdev, ctx.uid, ctx.gid)
-        return self._told(row)
+        made = await self._vfs.mknod(parent_inode, name, mode, rdev, ctx.uid, ctx.gid, ctx.umask)
+        return self._told(made)
 
     @guarded
     async def mkdir(
         self, parent_inode: InodeId, name: bytes, mode: int, ctx: RequestContext
     ) -> EntryAttributes:
-        mode &= ~ctx.umask
-        return self._told(await self._vfs.mkdir(parent_inode, name, mode, ctx.uid, ctx.gid))
+        return self._told(
+            await self._vfs.mkdir(parent_inode, name, mode, ctx.uid, ctx.gid, ctx.umask)
+        )
 
     @guarded
     async def unlink(self, parent_inode: InodeId, name: bytes, ctx: RequestContext) -> None:
@@ -253,9 +254,8 @@ class Adapter(pyfuse3.Operations):
     async def create(
         self, parent_inode: InodeId, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        mode &= ~ctx.umask
         fh, keep, row = await self._vfs.open_or_create(
-            parent_inode, name, mode, flags, ctx.uid, ctx.gid
+            parent_inode, name, mode, flags, ctx.uid, ctx.gid, ctx.umask
         )
         self._openers[fh] = (row.id, ctx.pid)
         return FileInfo(fh=fh, keep_cache=keep), self._told(row)
@@ -320,21 +320,27 @@ class Adapter(pyfuse3.Operations):
 
     @guarded
     async def getxattr(self, inode: InodeId, name: bytes, ctx: RequestContext) -> bytes:
-        return self._vfs.get_xattr(inode, name)
+        return self._vfs.xattrs.get(inode, name)
 
     @guarded
     async def listxattr(self, inode: InodeId, ctx: RequestContext) -> Sequence[bytes]:
-        return self._vfs.list_xattrs(inode)
+        return self._vfs.xattrs.names(inode)
 
     @guarded
     async def setxattr(
         self, inode: InodeId, name: bytes, value: bytes, ctx: RequestContext
     ) -> None:
-        self._vfs.set_xattr(inode, name, value)
+        keep = name != acl.ACCESS or self._may_set_group(inode, ctx)
+        self._vfs.xattrs.set(inode, name, value, keep_setgid=keep)
+
+    def _may_set_group(self, inode: InodeId, ctx: RequestContext) -> bool:
+        """Whether the caller may leave setgid on: root, or somebody in the file's group."""
+        gid = self._vfs.getattr(inode).gid
+        return ctx.uid == 0 or gid == ctx.gid or gid in pyfuse3.get_sup_groups(ctx.pid)
 
     @guarded
     async def removexattr(self, inode: InodeId, name: bytes, ctx: RequestContext) -> None:
-        self._vfs.set_xattr(inode, name, None)
+        self._vfs.xattrs.set(inode, name, None, keep_setgid=True)
 
     @guarded
     async def access(self, inode: InodeId, mode: int, ctx: RequestContext) -> bool:
@@ -395,11 +401,18 @@ def _fuse_device() -> int | None:
 class Session:
     """One mount in the kernel. pyfuse3 has one a process."""
 
-    def __init__(self, adapter: Adapter, mountpoint: Path, options: frozenset[str]) -> None:
+    def __init__(
+        self, adapter: Adapter, mountpoint: Path, source: str, options: frozenset[str]
+    ) -> None:
         self._mountpoint = mountpoint
+        self._attached = attach(mountpoint, source, options) if adapter.enable_acl else None
+        place = self._attached.name if self._attached else str(mountpoint)
         try:
-            pyfuse3.init(adapter, str(mountpoint), set(options))
+            # libfuse does not know the word; only csyncfs itself has to.
+            pyfuse3.init(adapter, place, set(options - {"nodiratime"}))
         except RuntimeError as exc:
+            if self._attached is not None:
+                self._attached.detach()
             raise ConfigError(f"cannot mount on {mountpoint}: {exc}") from exc
         self._device = select.poll()
         if (fd := _fuse_device()) is not None:
@@ -421,7 +434,10 @@ class Session:
 
     def close(self, *, unmount: bool) -> None:
         """End the session. ``unmount``: take the mountpoint down too, if nobody did yet."""
+        is_ours = self._attached is not None and self._attached.is_mounted
         pyfuse3.close(unmount=unmount)
+        if self._attached is not None and is_ours and unmount:
+            self._attached.detach()
 
     def set_readahead(self) -> None:
         """Let the kernel read ahead further than its default; harmless where it may not."""

@@ -47,6 +47,7 @@ from csyncfs.tree import Tree
 from csyncfs.uploader import Uploader
 from csyncfs.uploads import Uploads
 from csyncfs.vfs import Vfs
+from csyncfs.xattrs import Xattrs
 
 log = logging.getLogger(__name__)
 
@@ -243,6 +244,7 @@ class _Mount:
             self._poller,
             self._client,
             AccessTimes(store, self._table, self._clock, _access(config)),
+            Xattrs(store, self._table, self._tree, lists=config.default_permissions),
             uploaded=self._uploader.uploaded if config.fsync is Fsync.REMOTE else None,
         )
 
@@ -358,8 +360,14 @@ class _Mount:
         self._tree.forget_dir_keys()
 
     async def _serve_kernel(self, on_ready: OnReady) -> None:
-        adapter = Adapter(self._vfs, self._table, min(self._config.refresh_s, 60.0))
-        session = Session(adapter, self._config.mountpoint, self._config.fuse_options())
+        config = self._config
+        adapter = Adapter(
+            self._vfs,
+            self._table,
+            min(config.refresh_s, 60.0),
+            lists=config.default_permissions,
+        )
+        session = Session(adapter, config.mountpoint, config.source, config.fuse_options())
         ended = False
         try:
             self._notifier.start()

@@ -82,7 +82,7 @@ class Attributes:
     mtime_ns: int | None = None
     rdev: int | None = None
     xattrs: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
-    """User xattrs by name (``user.foo``)."""
+    """User xattrs (``user.foo``) and access control lists (``system.posix_acl_access``)."""
     link: str | None = None
     """Of which file this is a name, and with which content (GROUP.STAMP). A backend tells it of
     the very item it was written for: a copy made by somebody else is a file of its own."""

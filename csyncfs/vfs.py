@@ -31,6 +31,7 @@ from csyncfs.store.inodes import InodeRow
 from csyncfs.tree import Tree
 from csyncfs.types import ROOT, FileHandle, InodeId, Space, Span
 from csyncfs.waits import waiting
+from csyncfs.xattrs import Xattrs
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +40,6 @@ R = TypeVar("R")
 _BLOCK_BYTES = 4096
 # What df shows for a store without a quota.
 _ENDLESS_BYTES = 1 << 50
-_XATTR_PREFIX = b"user."
-# The kernel's own limits (XATTR_NAME_MAX, XATTR_SIZE_MAX).
-_XATTR_NAME_BYTES = 255
-_XATTR_VALUE_BYTES = 65536
 
 
 @dataclass(eq=False, slots=True)
@@ -81,6 +78,7 @@ class Vfs:
         poller: Poller,
         backend: Backend,
         access_times: AccessTimes,
+        xattrs: Xattrs,
         *,
         uploaded: Callable[[InodeId], Awaitable[None]] | None,
     ) -> None:
@@ -92,6 +90,7 @@ class Vfs:
         self._poller = poller
         self._backend = backend
         self._access_times = access_times
+        self.xattrs = xattrs
         self._uploaded = uploaded
         self._handles: dict[FileHandle, Handle] = {}
         self._next_handle = itertools.count(1)
@@ -140,9 +139,24 @@ class Vfs:
             for position, name, row in inodes.read_dir(self._store, ino, after, limit)
         ]
 
-    async def mkdir(self, parent: InodeId, name: bytes, mode: int, uid: int, gid: int) -> InodeRow:
+    async def mkdir(
+        self, parent: InodeId, name: bytes, mode: int, uid: int, gid: int, umask: int = 0
+    ) -> InodeRow:
         mode = stat.S_IFDIR | stat.S_IMODE(mode)
-        return self.getattr(self._tree.mkdir(parent, name, mode=mode, uid=uid, gid=gid))
+        with self._store.transaction():
+            mode, lists = self.xattrs.inherited(parent, mode, umask)
+            ino = self._tree.mkdir(parent, name, mode=mode, uid=uid, gid=gid)
+            self.xattrs.give(ino, lists)
+        return self.getattr(ino)
+
+    def _make(
+        self, parent: InodeId, name: bytes, mode: int, uid: int, gid: int, umask: int, rdev: int = 0
+    ) -> InodeId:
+        with self._store.transaction():
+            mode, lists = self.xattrs.inherited(parent, mode, umask)
+            ino = self._tree.create(parent, name, mode=mode, uid=uid, gid=gid, rdev=rdev)
+            self.xattrs.give(ino, lists)
+        return ino
 
     async def symlink(
         self, parent: InodeId, name: bytes, target: bytes, uid: int, gid: int
@@ -152,10 +166,17 @@ class Vfs:
         return self.getattr(ino)
 
     async def mknod(
-        self, parent: InodeId, name: bytes, mode: int, rdev: int, uid: int, gid: int
+        self,
+        parent: InodeId,
+        name: bytes,
+        mode: int,
+        rdev: int,
+        uid: int,
+        gid: int,
+        umask: int = 0,
     ) -> InodeRow:
         """FIFOs, sockets and device nodes; regular files too, as NFS servers make them."""
-        ino = self._tree.create(parent, name, mode=mode, uid=uid, gid=gid, rdev=rdev)
+        ino = self._make(parent, name, mode, uid, gid, umask, rdev)
         if stat.S_ISREG(mode):
             live = self._content.open_new(self._tree.row(ino))
             self._content.flush(live)
@@ -256,14 +277,17 @@ class Vfs:
             *(changes.mtime_ns, changes.atime_ns),
         )
         if any(value is not None for value in attributes):
-            self._tree.set_attributes(
-                row,
-                mode=changes.mode,
-                uid=changes.uid,
-                gid=changes.gid,
-                mtime_ns=changes.mtime_ns,
-                atime_ns=changes.atime_ns,
-            )
+            with self._store.transaction():
+                if changes.mode is not None:
+                    self.xattrs.follow_mode(row, changes.mode)
+                self._tree.set_attributes(
+                    row,
+                    mode=changes.mode,
+                    uid=changes.uid,
+                    gid=changes.gid,
+                    mtime_ns=changes.mtime_ns,
+                    atime_ns=changes.atime_ns,
+                )
         return self.getattr(ino)
 
     def _check_size(self, size: int) -> None:
@@ -284,37 +308,25 @@ class Vfs:
         finally:
             await self._content.close(live, for_writing=True)
 
-    def get_xattr(self, ino: InodeId, name: bytes) -> bytes:
-        value = inodes.get_xattr(self._store, ino, name)
-        if value is None:
-            raise FsError(errno.ENODATA)
-        return value
-
-    def list_xattrs(self, ino: InodeId) -> list[bytes]:
-        self._tree.row(ino)
-        return inodes.list_xattrs(self._store, ino)
-
-    def set_xattr(self, ino: InodeId, name: bytes, value: bytes | None) -> None:
-        """Set, or remove with None."""
-        row = self._tree.row(ino)
-        if not name.startswith(_XATTR_PREFIX):
-            raise FsError(errno.EOPNOTSUPP)
-        if len(name) > _XATTR_NAME_BYTES or len(value or b"") > _XATTR_VALUE_BYTES:
-            raise FsError(errno.ERANGE)
-        self._tree.set_xattr(row, name, value)
-
     # -- handles -------------------------------------------------------------------------
 
     async def create(
-        self, parent: InodeId, name: bytes, mode: int, uid: int, gid: int
+        self, parent: InodeId, name: bytes, mode: int, uid: int, gid: int, umask: int = 0
     ) -> tuple[FileHandle, InodeRow]:
         mode = stat.S_IFREG | stat.S_IMODE(mode)
-        row = self._tree.row(self._tree.create(parent, name, mode=mode, uid=uid, gid=gid))
+        row = self._tree.row(self._make(parent, name, mode, uid, gid, umask))
         live = self._content.open_new(row)
         return self._add_handle(live, is_writer=True, flags=0), row
 
     async def open_or_create(
-        self, parent: InodeId, name: bytes, mode: int, flags: int, uid: int, gid: int
+        self,
+        parent: InodeId,
+        name: bytes,
+        mode: int,
+        flags: int,
+        uid: int,
+        gid: int,
+        umask: int = 0,
     ) -> tuple[FileHandle, bool, InodeRow]:
         """What open(2) with O_CREAT does on a name the kernel believes to be free: it may have
         appeared in the cloud a moment ago. As ``open``, and the inode."""
@@ -323,7 +335,7 @@ class Vfs:
             ino = self._tree.file_of(row).id
             fh, keep = await self.open(ino, flags)
             return fh, keep, self.getattr(ino)
-        fh, row = await self.create(parent, name, mode, uid, gid)
+        fh, row = await self.create(parent, name, mode, uid, gid, umask)
         return fh, True, row
 
     async def open(self, ino: InodeId, flags: int) -> tuple[FileHandle, bool]:

@@ -411,6 +411,8 @@ def test_extended_attributes(place: Place) -> None:
     refuses(errno.EOPNOTSUPP, os.setxattr, path, "trusted.x", b"")
     place.mount.flush()
     os.setxattr(path, "user.after upload", b"3")
+    # More than an object can carry: it stays here.
+    os.setxattr(path, "user.large", bytes(2500))
     (place.path / "d").mkdir()
     os.setxattr(place.path / "d", "user.dir", b"d")
 

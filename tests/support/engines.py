@@ -43,6 +43,7 @@ from csyncfs.types import RESERVED_DIR, ROOT, FileHandle, InodeId
 from csyncfs.uploader import Uploader
 from csyncfs.uploads import Uploads
 from csyncfs.vfs import Changes, Vfs
+from csyncfs.xattrs import Xattrs
 
 NS = 1_000_000_000
 START_NS = 1_800_000_000 * NS
@@ -191,6 +192,7 @@ class Engines:
             self.poller,
             self.backend,
             AccessTimes(self.store, self.table, self.clock, Access()),
+            Xattrs(self.store, self.table, self.tree, lists=True),
             uploaded=self.uploader.uploaded,
         )
 

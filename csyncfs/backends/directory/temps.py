@@ -6,6 +6,7 @@ had a name before (``swap-``, ``rescued-``) are never removed by that: see ``com
 """
 
 import errno
+import logging
 import os
 import re
 import secrets
@@ -18,16 +19,20 @@ from csyncfs.backends.base import Writing
 from csyncfs.backends.directory.tree import (
     DEVICE_XATTR,
     LINK_XATTR,
+    LISTS,
     PUT_XATTR,
     TEMPS,
     Tree,
     bound_link,
     identity,
+    is_kept,
     lstat,
     proc_path,
 )
 from csyncfs.errors import Unrepresentable
 from csyncfs.types import Attributes
+
+log = logging.getLogger(__name__)
 
 STEP_BYTES: Final = 1 << 20
 _KEEP_NS: Final = 7 * 24 * 3600 * 10**9
@@ -216,11 +221,17 @@ def stamp(tree: Tree, fd: int, writing: Writing) -> None:
 
 def _set_xattrs(path: str, attributes: Attributes) -> None:
     for name in os.listxattr(path):
-        is_kept = name in attributes.xattrs or name in {PUT_XATTR, DEVICE_XATTR}
-        if name.startswith("user.") and not is_kept:
+        stays = name in attributes.xattrs or name in {PUT_XATTR, DEVICE_XATTR}
+        if is_kept(name) and not stays:
             os.removexattr(path, name)
     for name, value in attributes.xattrs.items():
-        os.setxattr(path, name, value)
+        try:
+            os.setxattr(path, name, value)
+        except OSError as exc:
+            # Not every file system has lists; a file must not wait for one.
+            if exc.errno != errno.EOPNOTSUPP or name not in LISTS:
+                raise
+            log.debug("no access control lists")
 
 
 def resumable(tree: Tree, name: str, done: int) -> bool:

@@ -32,6 +32,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from csyncfs import acl
 from csyncfs.errors import (
     AccessDenied,
     BackendError,
@@ -62,6 +63,7 @@ PUT_XATTR: Final = "user.csyncfs.put"
 DEVICE_XATTR: Final = "user.csyncfs.device"
 LINK_XATTR: Final = "user.csyncfs.link"
 _OWN_XATTRS: Final = "user.csyncfs."
+LISTS: Final = frozenset({acl.ACCESS.decode(), acl.DEFAULT.decode()})
 
 _KEPT_LISTINGS: Final = 8
 
@@ -291,14 +293,14 @@ class Tree:
     def _xattrs(
         self, st: os.stat_result, path: str, *, follow: bool
     ) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
-        """User xattrs: csyncfs's own stamps, and the user's."""
+        """csyncfs's own stamps; user xattrs and access control lists."""
         own: dict[str, bytes] = {}
         users: dict[str, bytes] = {}
         # The kernel allows user xattrs on regular files and directories only.
         if not self.has_xattrs or not (stat.S_ISREG(st.st_mode) or stat.S_ISDIR(st.st_mode)):
             return own, users
         for name in os.listxattr(path, follow_symlinks=follow):
-            if name.startswith("user."):
+            if is_kept(name):
                 try:
                     value = os.getxattr(path, name, follow_symlinks=follow)
                 except OSError as exc:
@@ -356,6 +358,11 @@ def bound_link(link: str, st: os.stat_result) -> bytes:
     """A link that is good for this very file: ``cp -a`` copies xattrs, and its copies are no
     names of the file."""
     return f"{link}.{st.st_ino:x}".encode()
+
+
+def is_kept(xattr: str) -> bool:
+    """Whether an extended attribute is one that items have."""
+    return xattr.startswith("user.") or xattr in LISTS
 
 
 def _link_of(st: os.stat_result, told: bytes | None) -> str | None:
