@@ -281,7 +281,8 @@ class Arrivals:
         # A directory's mtime moves with its children, here and there.
         keeps_mtime = row.is_dir and row.told
         mtime = told.mtime_ns if told.mtime_ns is not None and not keeps_mtime else row.mtime_ns
-        if (mode, uid, gid, mtime) == (row.mode, row.uid, row.gid, row.mtime_ns):
+        is_same = (mode, uid, gid, mtime) == (row.mode, row.uid, row.gid, row.mtime_ns)
+        if not self._learn_xattrs(row, item) and is_same:
             if not row.told:
                 inodes.set_told(self._store, row.id, True)
             return
@@ -296,13 +297,26 @@ class Arrivals:
             ctime_ns=self._clock.now_ns(),
             rdev=told.rdev or row.rdev,
         )
-        for xattr, value in told.xattrs.items():
-            inodes.set_xattr(self._store, row.id, xattr.encode(), value)
         live = self._table.get(row.id)
         if live is not None:
             live.mtime_ns = mtime
         # Not its names: a directory that loses its entry in the kernel has none to those in it.
         self._attributes.append(row.id)
+
+    def _learn_xattrs(self, row: InodeRow, item: Item) -> bool:
+        """Whether the item has other extended attributes than the inode had until now."""
+        told = item.attributes or Attributes()
+        new = {name.encode(): value for name, value in told.xattrs.items()}
+        known = inodes.all_xattrs(self._store, row.id)
+        # None may mean that they did not fit or cannot be kept; not if another mount says so.
+        is_news = bool(new) or item.device not in (None, self._device)
+        if new == known or not is_news:
+            return False
+        for name in known.keys() - new.keys():
+            inodes.remove_xattr(self._store, row.id, name)
+        for name, value in new.items():
+            inodes.set_xattr(self._store, row.id, name, value)
+        return True
 
     def _learn_link(self, row: InodeRow, item: Item) -> None:
         """What the item of a file with one name says about others: of the version known here, for

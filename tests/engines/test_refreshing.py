@@ -316,3 +316,32 @@ async def test_a_listing_does_not_bring_back_the_old_name_of_a_renamed_file(
         await a.look()
         assert await a.list() == ["h"]
         assert await agree(a) == {"h": b"two"}
+
+
+async def test_extended_attributes_changed_there_are_changed_here(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    async with machines(tmp_path, bucket, "a", "b") as (a, b):
+        await a.write("f", b"x")
+        await _set_xattr(a, "user.first", b"1")
+        await agree(a, b)
+        for name, value in (("user.first", b"2"), ("user.more", b"3"), ("user.first", None)):
+            await _set_xattr(b, name, value)
+            await agree(a, b)
+            assert await _xattrs(a) == await _xattrs(b)
+        assert await _xattrs(a) == {b"user.more": b"3"}
+        # The last one goes: an item without any, of another mount, says so.
+        await _set_xattr(b, "user.more", None)
+        await agree(a, b)
+        assert await _xattrs(a) == {}
+
+
+async def _set_xattr(machine: Machine, name: str, value: bytes | None) -> None:
+    row = await machine.row("f")
+    machine.up.vfs.xattrs.set(row.id, name.encode(), value, keep_setgid=True)
+
+
+async def _xattrs(machine: Machine) -> dict[bytes, bytes]:
+    ino = (await machine.row("f")).id
+    found = machine.up.vfs.xattrs
+    return {name: found.get(ino, name) for name in found.names(ino)}
