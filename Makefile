@@ -60,12 +60,13 @@ faults:
 
 install:
 	scripts/bootstrap runtime $(PREFIX)
-	install -d $(BINDIR) $(SBINDIR) $(MANDIR)/man1 $(MANDIR)/man8
+	install -d $(BINDIR) $(SBINDIR) $(MANDIR)/man1 $(MANDIR)/man7 $(MANDIR)/man8
 	ln -sf $(PREFIX)/bin/csyncfs $(PREFIX)/bin/csyncfs-admin $(BINDIR)/
 	sed 's|@PREFIX@|$(PREFIX)|' mount_helpers/mount.csyncfs > $(SBINDIR)/mount.csyncfs
 	chmod 755 $(SBINDIR)/mount.csyncfs
 	ln -sf mount.csyncfs $(SBINDIR)/mount.fuse.csyncfs
 	install -m 644 man/csyncfs-admin.1 $(MANDIR)/man1/
+	install -m 644 man/csyncfs-semantics.7 $(MANDIR)/man7/
 	install -m 644 man/mount.csyncfs.8 man/csyncfs-fsck.8 $(MANDIR)/man8/
 	@echo "installed: try 'man mount.csyncfs'"
 
@@ -74,6 +75,7 @@ uninstall:
 	rm -f $(SBINDIR)/mount.csyncfs $(SBINDIR)/mount.fuse.csyncfs
 	rm -f $(MANDIR)/man1/csyncfs-admin.1 $(MANDIR)/man8/mount.csyncfs.8
 	rm -f $(MANDIR)/man8/csyncfs-fsck.8
+	rm -f $(MANDIR)/man7/csyncfs-semantics.7
 	rm -rf $(PREFIX)
 	@echo "left alone: /var/lib/csyncfs (journals!) and /var/cache/csyncfs"
 

@@ -1,6 +1,7 @@
 """kill -9 at every step of what the engines do; the next start goes on from there."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from csyncfs.backends.memory import MemoryStore
+from csyncfs.errors import Offline
 from tests.support.engines import Machine, agree, machines
 from tests.support.invariants import check_machine
 
@@ -231,3 +233,46 @@ async def test_a_renamed_file_made_anew_does_not_depend_on_the_cache(
         a.on_step = None
         await a.start()
         assert await agree(a) == {"g": b"only copy"}
+
+
+async def test_what_is_synced_is_on_the_disk_with_its_names(
+    tmp_path: Path,
+    bucket: MemoryStore,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Power cannot be cut here: the kernel is watched being told to write to the disk."""
+    synced: list[str] = []
+
+    def noting(call: Callable[[int], None]) -> Callable[[int], None]:
+        def sync(fd: int) -> None:
+            call(fd)
+            synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+
+        return sync
+
+    monkeypatch.setattr(os, "fdatasync", noting(os.fdatasync))
+    monkeypatch.setattr(os, "fsync", noting(os.fsync))
+    async with machines(tmp_path, bucket, "a") as (a,):
+        await a.list()
+
+        async def offline(step: str, key: str) -> None:
+            raise Offline("no route")
+
+        # Else the file is in the cloud, and no matter of the disk any more.
+        a.on_step = offline
+        fh = await a.open("f", os.O_WRONLY | os.O_CREAT)
+        await a.up.vfs.write(fh, 0, b"synced")
+        synced.clear()
+        live = a.up.table.get((await a.row("f")).id)
+        assert live is not None
+        # Not that of the call: here it waits for the cloud as well.
+        await a.up.content.fsync(live)
+        (content,) = (path for path in map(Path, synced) if path.name == f"{live.ino}")
+        assert str(content.parent) in synced
+        assert synced[-1].endswith("store.db-wal")
+        await a.close(fh)
+        synced.clear()
+        await a.up.vfs.fsync_dir()
+        assert synced[-1].endswith("store.db-wal")
+        a.on_step = None

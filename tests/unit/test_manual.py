@@ -13,7 +13,8 @@ from csyncfs.admin import cli as admin
 from csyncfs.cli import cli
 
 MAN = Path(__file__).parents[2] / "man"
-PAGES = ("mount.csyncfs.8", "csyncfs-fsck.8", "csyncfs-admin.1")
+PAGES = ("mount.csyncfs.8", "csyncfs-fsck.8", "csyncfs-admin.1", "csyncfs-semantics.7")
+ROOT = MAN.parent
 
 
 def plain(page: str) -> str:
@@ -124,3 +125,55 @@ def test_page_renders_without_warnings(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_page_keeps_to_ascii(page: str) -> None:
     assert (MAN / page).read_text().isascii()
+
+
+# -- csyncfs-semantics(7) says nothing that no test shows ------------------------------------------
+
+_EVIDENCE = re.compile(r"^\.\\\" (tests/\S+\.py)::(test_\w+)$")
+_BREAK = re.compile(r"^\.(?:TP|PP|SH)\b")
+
+
+def statements() -> list[tuple[str, list[tuple[str, str]]]]:
+    """Each paragraph and each row of the table, and the tests named right behind it."""
+    found: list[tuple[str, list[tuple[str, str]]]] = []
+    told, tests, in_table = "", list[tuple[str, str]](), False
+    lines = (MAN / "csyncfs-semantics.7").read_text().splitlines()
+    first = lines.index(".SH DESCRIPTION")
+    last = lines.index(".SH SEE ALSO")
+    for line in lines[first : last + 1]:
+        if evidence := _EVIDENCE.match(line):
+            tests.append((evidence[1], evidence[2]))
+            continue
+        is_row = in_table and not line.startswith((".", r"\fB"))
+        if _BREAK.match(line) or line in (".nf", ".fi") or is_row or tests:
+            if told:
+                found.append((told, tests))
+            told, tests = "", []
+        in_table = line == ".nf" or (in_table and line != ".fi")
+        if line and not line.startswith((".SH", ".TP", ".PP", ".nf", ".fi", ".\\", r"\fB")):
+            told += line + "\n"
+    return found
+
+
+def test_every_statement_names_a_test_that_shows_it() -> None:
+    assert len(statements()) > 40
+    assert [told for told, tests in statements() if not tests] == []
+
+
+def test_the_tests_that_statements_name_exist() -> None:
+    named = {test for _, tests in statements() for test in tests}
+    sources = {path: (ROOT / path).read_text() for path, _ in named}
+    missing = [
+        (path, name)
+        for path, name in sorted(named)
+        if not re.search(rf"^(?:async )?def {name}\(", sources[path], flags=re.MULTILINE)
+    ]
+    assert missing == []
+
+
+def test_manual_is_installed_and_removed_whole() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for page in PAGES:
+        section = page[-1]
+        assert f"install -m 644 man/{page} $(MANDIR)/man{section}/" in makefile
+        assert f"$(MANDIR)/man{section}/{page}" in makefile
