@@ -201,12 +201,17 @@ def test_lists_survive_a_remount_and_count_on_another_mount(
     directory.mkdir()
     _setfacl("-m", f"u:{_BOB}:r", path)
     _setfacl("-m", f"d:u:{_BOB}:rwx,u:{_BOB}:rx", directory)
-    lists = _getfacl(path), _getfacl(directory)
+    masked = directory / "masked"
+    masked.touch()
+    _setfacl("-m", f"u:{_BOB}:rw", masked)
+    masked.chmod(0o640)
+    lists = _getfacl(path), _getfacl(directory), _getfacl(masked)
     mount.flush()
     other = second()
     there, directory_there = other.path / "kept", other.path / "kept.d"
     wait_until(lambda: there.exists() and _getfacl(there) == lists[0], "the file's list")
     wait_until(lambda: _getfacl(directory_there) == lists[1], "the directory's list")
+    wait_until(lambda: _getfacl(directory_there / "masked") == lists[2], "the masked list")
     assert _may(there, "r")
     assert not _may(there, "w")
     # A change there is one here, also one that leaves the mode as it is, and so is the end.
