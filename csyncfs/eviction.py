@@ -53,7 +53,10 @@ class Evictor:
                     return freed
             after = (victims[-1].used_ns, victims[-1].inode)
             await trio.lowlevel.checkpoint()
-        return freed + self._evict_around_readers(n_bytes - freed)
+        freed += self._evict_around_readers(n_bytes - freed, self._keep_behind)
+        # Many readers have more in hand than there is room for. Each waits for the others' then,
+        # unless they fetch again what they lose.
+        return freed or self._evict_around_readers(n_bytes, 0)
 
     def _save_extents(self) -> None:
         """What was fetched into open files a moment ago is as good to evict as the rest."""
@@ -84,7 +87,7 @@ class Evictor:
         self._files.remove(ino)
         return present.total_bytes
 
-    def _evict_around_readers(self, n_bytes: int) -> int:
+    def _evict_around_readers(self, n_bytes: int, keep_behind: int) -> int:
         """Files larger than the cache stream through it: only what their readers have in hand
         stays."""
         freed = 0
@@ -95,7 +98,7 @@ class Evictor:
                 continue
             spans = live.present.subtract(live.dirty)
             for fetch in live.fetches:
-                spans.remove(max(0, fetch.span.start - self._keep_behind), fetch.span.end)
+                spans.remove(max(0, fetch.span.start - keep_behind), fetch.span.end)
             freed += self._punch(live, spans)
         return freed
 
