@@ -120,6 +120,7 @@ def test_memory_descriptors_store_and_cache_keep_within_bounds(
                 assert first[n] + file.read() == b"%d" % n
                 file.close()
         peaks = most()
+        assert "read failed" not in mount.log.read_text()
     with capsys.disabled():
         print(f"\n{KNOWN} files: {per_file:.0f} bytes of store a file, {peaks}")
     assert per_file <= MOST_STORE_PER_FILE
