@@ -220,15 +220,15 @@ class Driven:
 
     async def setxattr(self, path: str, name: str, value: bytes) -> None:
         row = await self._row_with_xattrs(path, errno.EPERM)
-        self.machine.up.vfs.set_xattr(row.id, name.encode(), value)
+        self.machine.up.vfs.xattrs.set(row.id, name.encode(), value, keep_setgid=True)
 
     async def getxattr(self, path: str, name: str) -> bytes:
         row = await self._row_with_xattrs(path, errno.ENODATA)
-        return self.machine.up.vfs.get_xattr(row.id, name.encode())
+        return self.machine.up.vfs.xattrs.get(row.id, name.encode())
 
     async def removexattr(self, path: str, name: str) -> None:
         row = await self._row_with_xattrs(path, errno.EPERM)
-        self.machine.up.vfs.set_xattr(row.id, name.encode(), None)
+        self.machine.up.vfs.xattrs.set(row.id, name.encode(), None, keep_setgid=True)
 
     # -- content -------------------------------------------------------------------------
 
