@@ -67,7 +67,8 @@ install:
 	ln -sf mount.csyncfs $(SBINDIR)/mount.fuse.csyncfs
 	install -m 644 man/csyncfs-admin.1 $(MANDIR)/man1/
 	install -m 644 man/csyncfs-semantics.7 $(MANDIR)/man7/
-	install -m 644 man/mount.csyncfs.8 man/csyncfs-fsck.8 $(MANDIR)/man8/
+	install -m 644 man/mount.csyncfs.8 $(MANDIR)/man8/
+	install -m 644 man/csyncfs-fsck.8 $(MANDIR)/man8/
 	@echo "installed: try 'man mount.csyncfs'"
 
 uninstall:

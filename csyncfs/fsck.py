@@ -221,6 +221,7 @@ class _Rows:
         self._settle(checks.root(store))
         self._settle(checks.names(store))
         self._settle(checks.unreachable(store))
+        self._settle(checks.further_names(store))
         self._settle(checks.link_counts(store))
         self._settle(checks.foreign_keys(store))
         self._settle(checks.keys(store))

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from csyncfs.errors import StoreError
 from csyncfs.extents import Extents
-from csyncfs.store import contents, inodes, journal
+from csyncfs.store import aliases, contents, inodes, journal
 from csyncfs.store.db import Store
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import IntentKind
@@ -124,11 +124,56 @@ def unreachable(store: Store) -> Iterator[Flaw]:
         yield Flaw(f"directory {ino} is in no directory that can be reached", None, InodeId(ino))
 
 
+def further_names(store: Store) -> Iterator[Flaw]:
+    """An alias is a further name of a file that has one of its own."""
+    for (ino,) in store.all(
+        "SELECT a.id FROM inode a LEFT JOIN inode i ON i.id = a.alias_of "
+        "WHERE a.alias_of IS NOT NULL AND a.nlink > 0 "
+        f"AND (i.id IS NULL OR i.alias_of IS NOT NULL OR i.nlink = 0 OR {_IS_DIR})"
+    ):
+        yield Flaw(
+            f"{_of(store, ino)} is a further name of no file", lambda ino=ino: forget(store, ino)
+        )
+    for ino, alias in store.all(
+        "SELECT i.id, min(a.id) FROM inode i JOIN inode a ON a.alias_of = i.id AND a.nlink > 0 "
+        "JOIN dentry e ON e.inode = a.id "
+        "WHERE i.id NOT IN (SELECT inode FROM dentry) GROUP BY i.id"
+    ):
+        yield Flaw(
+            f"file {ino} has lost the name that is its own",
+            lambda ino=ino, alias=alias: _inherit(store, ino, alias),
+        )
+
+
+def _inherit(store: Store, ino: InodeId, alias: InodeId) -> None:
+    file, other = inodes.get(store, ino), inodes.get(store, alias)
+    assert file is not None
+    assert other is not None
+    aliases.give_name(store, alias, ino)
+    inodes.set_base(
+        store,
+        ino,
+        other.base,
+        in_cloud=bool(other.in_cloud),
+        item_id=other.item_id,
+        remote_key=other.remote_key,
+    )
+    aliases.set_link(store, ino, other.link)
+    if file.link != other.link and not file.dirty:
+        contents.forget(store, ino)
+    forget(store, alias)
+
+
 def link_counts(store: Store) -> Iterator[Flaw]:
     """How many names an inode has is how many it says it has. Without any: the caller's."""
+    further = (
+        "(SELECT count(*) FROM inode a JOIN dentry e ON e.inode = a.id "
+        "WHERE a.alias_of = i.id AND a.nlink > 0)"
+    )
     for ino, nlink, found in store.all(
-        "SELECT i.id, i.nlink, count(d.id) FROM inode i LEFT JOIN dentry d ON d.inode = i.id "
-        f"WHERE NOT {_IS_DIR} GROUP BY i.id HAVING i.nlink <> count(d.id)"
+        f"SELECT i.id, i.nlink, count(d.id) + {further} AS found FROM inode i "
+        "LEFT JOIN dentry d ON d.inode = i.id "
+        f"WHERE NOT {_IS_DIR} GROUP BY i.id HAVING i.nlink <> found"
     ):
         if found == 0:
             yield Flaw(f"inode {ino} has no name", None, InodeId(ino))
@@ -168,7 +213,7 @@ def intents(store: Store) -> Iterator[Flaw]:
         "SELECT t.seq, i.id FROM intent t JOIN inode i ON i.id = t.inode "
         "WHERE t.kind = 'move' AND i.remote_key IS NULL AND i.nlink > 0 "
         # In place: then it only has to find out what became of a lost attempt.
-        "AND t.resume IS NULL AND t.key IS NULL"
+        "AND t.resume IS NULL AND NOT EXISTS (SELECT 1 FROM attempt a WHERE a.inode = i.id)"
     ):
         yield Flaw(f"move of inode {ino} does not say from where", _remover(store, seq))
 

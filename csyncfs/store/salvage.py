@@ -28,6 +28,7 @@ _BY_ID: Final = {
     "conflict": "id",
     "content": "inode",
     "intent": "seq",
+    "attempt": "inode",
 }
 _BY_KEY: Final = {"xattr": "inode, name", "setting": "name"}
 _BATCH: Final = 1000
