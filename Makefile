@@ -9,7 +9,7 @@ MANDIR  ?= /usr/local/share/man
 BIN = .venv/bin
 SERVERS = seaweedfs rclone moto
 
-.PHONY: help demo test lint bench crash model faults install uninstall lock clean
+.PHONY: help demo test lint bench crash model faults posix install uninstall lock clean
 
 help:
 	@echo "make demo       see it work, in about a minute"
@@ -19,6 +19,7 @@ help:
 	@echo "make crash      kill -9 a thousand times, and look what is left (an hour)"
 	@echo "make model      20,000 generated lives of a mount beside an oracle"
 	@echo "make faults     programs at work while the network fails, for a quarter of an hour"
+	@echo "make posix      pjdfstest on a mount of a real S3 server (as root)"
 	@echo "make install    to $(PREFIX), with mount.csyncfs in $(SBINDIR) (as root)"
 	@echo "make uninstall  take that away again; caches and journals stay"
 	@echo "make lock       lock the newest allowed packages (maintainers)"
@@ -57,6 +58,12 @@ faults:
 	scripts/test-servers seaweedfs
 	CSYNCFS_LONG=1 $(BIN)/python -m pytest tests/faults tests/kernel/test_never_hangs.py \
 	    tests/engines/test_lost_answers.py tests/model/test_lost_replies.py -s
+
+posix:
+	scripts/bootstrap dev
+	scripts/test-servers seaweedfs
+	scripts/pjdfstest $(PJDFSTEST)
+	$(BIN)/python -m tests.posix
 
 install:
 	scripts/bootstrap runtime $(PREFIX)

@@ -141,7 +141,11 @@ class Links(Places):
         aliases.set_link(self._store, row.id, heir.link)
         live = self._table.get(row.id)
         if live is not None:
-            live.base = heir.base
+
+            def rebased() -> None:
+                live.base = heir.base
+
+            self._store.after_commit(rebased)
         journal.remove_kind(self._store, row.id, IntentKind.MOVE)
         if journal.find(self._store, heir.id, IntentKind.MOVE):
             self.settle_place(row.id, now)
