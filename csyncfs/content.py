@@ -417,6 +417,9 @@ class Content:
             if live.fetches:
                 await self._stop_fetches(live, min(size, live.size), max(size, live.size) + 1)
             self._begin_write(live)
+            # Before anything says so: a file shorter than the store says is taken for damaged.
+            if grown:
+                os.ftruncate(live.fd, size)
         except BaseException:
             self._space.release(grown, grown)
             raise
@@ -437,10 +440,7 @@ class Content:
             booked + before - live.present.total_bytes,
             booked + dirty_before - live.dirty.total_bytes,
         )
-        # A crash between the two leaves a longer file, which is harmless; one shorter than
-        # the store says would be taken for damaged.
-        if size > old_size:
-            os.ftruncate(live.fd, size)
+        # The store first: a crash between the two leaves a longer file, which is harmless.
         try:
             if not live.is_unlinked:
                 self.save(live)
