@@ -44,10 +44,7 @@ class FsError(CsyncError):
 
 
 class ContentLost(FsError):
-    """Bytes the cloud has not are missing from their content file."""
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(errno.EIO, detail)
+    """Bytes the cloud has not are missing from their content file (EIO)."""
 
 
 class BackendError(CsyncError):

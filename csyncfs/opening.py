@@ -4,6 +4,7 @@ Owns the answer to a content file that is missing or too short: what is clean is
 again, what the cloud has not is lost and said to be, and zeros stand for neither.
 """
 
+import errno
 import logging
 import os
 from typing import NoReturn
@@ -48,7 +49,9 @@ def _lost(store: Store, live: LiveInode, how: str) -> NoReturn:
     path = inodes.path_of(store, live.ino)
     log.error("UNSENT BYTES LOST path=%r ino=%d: its content file is %s", path, live.ino, how)
     shown = "?" if path is None else path.decode(errors="backslashreplace")
-    raise ContentLost(f"unsent bytes of {shown} are lost: content file {live.ino} is {how}")
+    raise ContentLost(
+        errno.EIO, f"unsent bytes of {shown} are lost: content file {live.ino} is {how}"
+    )
 
 
 def _distrust(store: Store, space: Space, live: LiveInode) -> None:
