@@ -49,10 +49,11 @@ class Gate:
         self._write(data, offset)
         self.announce(Span(offset, offset + len(data)))
 
-    def keep(self, data: bytes, offset: int) -> None:
-        """As ``write``, but only ``announce`` says that the bytes are good."""
+    def keep(self, data: bytes, offset: int, begin: int) -> None:
+        """As ``write``, but only ``announce`` says that the bytes are good; nothing of what
+        begins there is yet."""
         self._write(data, offset)
-        self.announce(Span(offset, offset))
+        self.announce(Span(begin, begin))
 
     def announce(self, span: Span) -> None:
         """These bytes are good; an empty span only tells that something came."""
@@ -178,7 +179,8 @@ def _check(reply: Reply, order: _Order) -> None:
 def _copy_checked(wire: Wire, key: str, body: Any, order: _Order, md5: str) -> None:
     """As ``_copy``, but nothing is announced before all of it is known to be good."""
     digest = hashlib.md5(usedforsecurity=False)
-    _copy(body, order, order.gate.keep, digest.update)
+    begin = order.span.start
+    _copy(body, order, lambda data, at: order.gate.keep(data, at, begin), digest.update)
     if not wire.bodies.are_right(key, md5, digest.hexdigest()):
         raise Retry("the content arrived damaged")
     order.gate.announce(order.span)
