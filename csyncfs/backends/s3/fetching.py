@@ -110,7 +110,7 @@ async def fetch(
     """Write the span of that version; see Backend.fetch. The span is not empty."""
     gate = Gate(fd, landed)
     full_key = wire.options.full_key(key)
-    md5 = expect.md5 if expect.size <= wire.options.whole_bytes else None
+    md5 = expect.md5 if span.end <= expect.size <= wire.options.whole_bytes else None
     # What is told is the checksum of the whole object.
     asked = span if md5 is None else Span(0, expect.size)
     order = _Order(span, asked, expect, md5, gate)
