@@ -280,15 +280,7 @@ class Adopter(Keeping):
         """A name's item has the content of the file: another mount brought it up to date."""
         file = self._tree.file_of(row)
         with self.changes():
-            inodes.set_base(
-                self._store,
-                row.id,
-                item.version,
-                in_cloud=True,
-                item_id=item.location.item_id,
-                remote_key=item.location.key,
-            )
-            self._tree.settle_place(row.id, self._clock.now_ns())
+            self._tree.stand_on(row, item, item.location.key, self._clock.now_ns())
             live = self._table.get(row.id)
             if live is not None:
                 live.base = item.version

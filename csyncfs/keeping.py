@@ -283,19 +283,11 @@ class Keeping(Arrivals):
             self._cut_lineage(row, item, now)
 
     def _adopt_version(self, row: InodeRow, live: LiveInode, item: Item) -> None:
+        now = self._clock.now_ns()
         with self.changes():
-            inodes.set_base(
-                self._store,
-                row.id,
-                item.version,
-                in_cloud=True,
-                item_id=item.location.item_id,
-                remote_key=item.location.key,
-            )
             inodes.set_clean(self._store, row.id)
             journal.remove_kind(self._store, row.id, IntentKind.PUT)
-            if row.remote_key != item.location.key or self._is_moving(row):
-                self._tree.settle_place(row.id, self._clock.now_ns())
+            self._tree.stand_on(row, item, item.location.key, now)
             if row.link is not None:
                 self._stamp_anew(row, item)
             if stat.S_ISREG(row.mode):
@@ -304,7 +296,6 @@ class Keeping(Arrivals):
                 live.is_dirty = False
             if not self._says(item, row):
                 # Ours are newer: the PUT that goes would have carried them.
-                now = self._clock.now_ns()
                 journal.add_now(self._store, IntentKind.ATTRS, row.id, now, is_dir=False)
             live.base = item.version
         self._content.settle_file(live)

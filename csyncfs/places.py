@@ -18,7 +18,7 @@ from csyncfs.store import inodes, journal
 from csyncfs.store.db import Store
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import IntentKind
-from csyncfs.types import ROOT, InodeId, Kind, Location
+from csyncfs.types import ROOT, InodeId, Item, Kind, Location
 
 
 @dataclass(slots=True)
@@ -106,6 +106,20 @@ class Places:
         if row.in_cloud and row.remote_key is None:
             inodes.set_remote_key(self._store, row.id, self.location(row).key)
 
+    def stand_on(self, row: InodeRow, item: Item, key: str, now: int) -> None:
+        """The item at this key is what the inode descends from now. If the name has moved on
+        meanwhile, a MOVE follows it; a name that is not the key's stays."""
+        inodes.set_base(
+            self._store,
+            row.id,
+            item.version,
+            in_cloud=True,
+            item_id=item.location.item_id,
+            remote_key=key,
+        )
+        if row.remote_key != key or journal.find(self._store, row.id, IntentKind.MOVE):
+            self.settle_place(row.id, now)
+
     def settle_place(self, ino: InodeId, now: int) -> None:
         """Make the journal say what is left to do for the item to be where the name says."""
         row = self.row(ino)
@@ -124,6 +138,7 @@ class Places:
         journal.add(self._store, kind, ino, is_dir=is_dir, not_before_ns=due, now_ns=now_ns)
 
     def promise_attributes(self, row: InodeRow, now: int) -> None:
+        """Attributes changed here: where the item can carry them, it has to."""
         # A pending PUT or MKDIR carries the attributes there are when it runs.
         if (
             not self.policy.keeps_attributes

@@ -115,18 +115,10 @@ class Promise:
         return Writing(attributes, put_id, self.device)
 
     def settle(self, row: InodeRow, target: Location, item: Item, now: int) -> None:
-        """The item is there now; if the name moved on meanwhile, a MOVE follows it."""
-        inodes.set_base(
-            self.store,
-            row.id,
-            item.version,
-            in_cloud=True,
-            item_id=item.location.item_id,
-            remote_key=target.key,
-        )
+        """The item is there now, and it is known what became of the request that made it."""
+        # First: a MOVE stays as long as it is not known what an attempt did.
         attempts.forget(self.store, row.id)
-        if row.remote_key != target.key or self.ordering.is_pending(row.id, IntentKind.MOVE):
-            self.tree.settle_place(row.id, now)
+        self.tree.stand_on(row, item, target.key, now)
 
     def delete_later(
         self, ino: InodeId, place: Location, version: RemoteVersion | None, *, is_dir: bool

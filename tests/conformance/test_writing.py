@@ -6,7 +6,15 @@ import pytest
 import trio
 
 from csyncfs.backends.base import Source
-from csyncfs.errors import CsyncError, NotFound, Superseded, Unrepresentable, VersionMismatch
+from csyncfs.errors import (
+    Ambiguous,
+    CsyncError,
+    NotFound,
+    Retry,
+    Superseded,
+    Unrepresentable,
+    VersionMismatch,
+)
 from csyncfs.types import ABSENT, Expect, Kind, Location
 from tests.conformance.mount import Mount, file_of, ignore, version, writing, yes
 
@@ -93,7 +101,11 @@ async def test_a_version_that_is_gone_is_not_made_again(mount: Mount, other: Mou
 
 
 @pytest.mark.parametrize("expects", ["absent", "version"])
-async def test_of_eight_writers_at_once_one_wins(mount: Mount, other: Mount, expects: str) -> None:
+async def test_of_eight_writers_at_once_one_wins(
+    mount: Mount, other: Mount, expects: str, way: tuple[str, str]
+) -> None:
+    if way[0] == "moto":
+        pytest.skip("moto compares and stores in two steps: it may let two writers through")
     expect: Expect = ABSENT
     if expects == "version":
         expect = version(await mount.put("file", b"base"))
@@ -102,17 +114,22 @@ async def test_of_eight_writers_at_once_one_wins(mount: Mount, other: Mount, exp
     failed: list[CsyncError] = []
 
     async def write(number: int) -> None:
-        content = contents[number]
-        try:
-            await (mount, other)[number % 2].put("file", content, expect)
-        except CsyncError as exc:
-            failed.append(exc)
-        else:
-            won.append(content)
+        content, stamp = contents[number], writing()
+        while True:
+            try:
+                await (mount, other)[number % 2].put("file", content, expect, stamp=stamp)
+            except (Ambiguous, Retry):  # as the journal does: what became of it is asked anew
+                continue
+            except CsyncError as exc:
+                failed.append(exc)
+            else:
+                won.append(content)
+            return
 
-    async with trio.open_nursery() as nursery:
-        for number in range(8):
-            nursery.start_soon(write, number)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                nursery.start_soon(write, number)
     assert len(won) + len(failed) == 8
     assert {type(exc) for exc in failed} <= {VersionMismatch}
     kept = await mount.read("file")

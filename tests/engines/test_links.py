@@ -430,3 +430,20 @@ async def test_what_was_never_fetched_comes_from_another_name(
         else:
             assert set(shown.values()) == {b"foreign", b"01ab456789"}
             assert shown["f"] == b"foreign"
+
+
+async def test_a_name_beside_a_directory_stays_where_it_is(
+    tmp_path: Path, flat: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """Its key is not its name; another machine's chmod is no reason to rename the object."""
+    flat.write("x", b"file")
+    flat.write("x/in", b"in the directory")
+    async with machines(tmp_path, flat, "a", "b") as (a, b):
+        await a.look()
+        await a.link("x％f", "y")  # noqa: RUF001
+        await _settle(a, b)
+        await _one_file(b, "x％f", "y")  # noqa: RUF001
+        await b.chmod("y", 0o600)
+        await _settle(b, a)
+        assert (await a.row("y")).mode & 0o777 == 0o600
+        assert _files(flat) == {"x": b"file", "x/in": b"in the directory", "y": b"file"}

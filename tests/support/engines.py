@@ -274,7 +274,8 @@ class Machine:
     async def start(self, *, check: bool = True) -> None:
         """Mount. However it ended before, its disk is sound."""
         if check and (self.home / "state").exists():
-            assert self.check_disk().findings == []
+            found = self.check_disk().findings
+            assert found == [], found
         on_step, self.on_step = self.on_step, None
         facts = await self.backend.connect()
         self.on_step = on_step
