@@ -9,7 +9,7 @@ MANDIR  ?= /usr/local/share/man
 BIN = .venv/bin
 SERVERS = seaweedfs rclone moto
 
-.PHONY: help demo test lint bench crash model faults posix install uninstall lock clean
+.PHONY: help demo test lint bench crash model faults posix programs soak install uninstall lock clean
 
 help:
 	@echo "make demo       see it work, in about a minute"
@@ -20,6 +20,8 @@ help:
 	@echo "make model      20,000 generated lives of a mount beside an oracle"
 	@echo "make faults     programs at work while the network fails, for a quarter of an hour"
 	@echo "make posix      pjdfstest on a mount of a real S3 server (as root)"
+	@echo "make programs   PostgreSQL, git, fio, fsx and stress-ng on a mount (as root, hours)"
+	@echo "make soak       two mounts, a bad network, kills and evictions for an hour"
 	@echo "make install    to $(PREFIX), with mount.csyncfs in $(SBINDIR) (as root)"
 	@echo "make uninstall  take that away again; caches and journals stay"
 	@echo "make lock       lock the newest allowed packages (maintainers)"
@@ -64,6 +66,17 @@ posix:
 	scripts/test-servers seaweedfs
 	scripts/pjdfstest $(PJDFSTEST)
 	$(BIN)/python -m tests.posix
+
+programs:
+	scripts/bootstrap dev
+	scripts/test-servers seaweedfs
+	scripts/programs $(XFSTESTS)
+	$(BIN)/python -m tests.programs $(PROGRAMS)
+
+soak:
+	scripts/bootstrap dev
+	scripts/test-servers seaweedfs
+	$(BIN)/python -m tests.soak
 
 install:
 	scripts/bootstrap runtime $(PREFIX)

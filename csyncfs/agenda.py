@@ -40,6 +40,8 @@ class Agenda:
         self._store = store
         self._clock = clock
         self._position = _START
+        self._newest = Seq(0)
+        """The last promise made when the journal was looked at."""
         self._ahead: deque[Seq] = deque()
         """Due and not looked at yet, up to ``_position``."""
         self._rescan_at = -math.inf
@@ -78,11 +80,19 @@ class Agenda:
             if self._blocked.get(seq, (math.inf, 0))[0] == until:
                 return seq
         if not self._ahead:
-            found = journal.due(self._store, now_ns, _BATCH, self._position)
-            if found:
-                self._position = found[-1]
-                self._ahead.extend(seq for _, seq in found)
+            self._look_ahead(now_ns)
         return self._ahead.popleft() if self._ahead else None
+
+    def _look_ahead(self, now_ns: int) -> None:
+        # Some are as old as what they follow from, and so behind the position from the start.
+        newest = journal.newest(self._store)
+        if newest != self._newest:
+            self._ahead.extend(journal.made_behind(self._store, self._newest, self._position))
+            self._newest = newest
+        found = journal.due(self._store, now_ns, _BATCH, self._position)
+        if found:
+            self._position = found[-1]
+            self._ahead.extend(seq for _, seq in found)
 
     def wait_s(self) -> float:
         """How long ``next`` will have nothing, if nothing ends and nothing is promised."""

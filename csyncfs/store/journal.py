@@ -203,6 +203,21 @@ def due(store: Store, now_ns: int, limit: int, after: tuple[int, Seq]) -> list[t
     )
 
 
+def newest(store: Store) -> Seq:
+    """The last promise there is; 0: none."""
+    row = store.one("SELECT seq FROM intent ORDER BY seq DESC LIMIT 1")
+    return Seq(row[0] if row else 0)
+
+
+def made_behind(store: Store, after_seq: Seq, position: tuple[int, Seq]) -> list[Seq]:
+    """Promises made after that one, and due before a position."""
+    rows = store.all(
+        "SELECT seq FROM intent NOT INDEXED WHERE seq > ? AND (not_before_ns, seq) <= (?, ?)",
+        (after_seq, *position),
+    )
+    return [seq for (seq,) in rows]
+
+
 def next_due_ns(store: Store, after: tuple[int, Seq]) -> int | None:
     """When the next promise behind a position comes due."""
     row = store.one(

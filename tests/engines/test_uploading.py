@@ -127,6 +127,26 @@ async def test_replaced_by_another_file_during_the_upload(
         assert a.conflicts() == []
 
 
+async def test_what_replaces_a_file_during_its_upload_follows_at_once(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """What is left of the first upload is as old as that, and still not forgotten."""
+    async with machines(tmp_path, bucket, "a", upload_delay_s=0.1) as (a,):
+        gate = Gate(a, "put:done")
+        await a.write("f", b"one")
+        await gate.reached.wait()
+        await trio.sleep(1)
+        await a.write("later", b"later")
+        await a.write("t", b"two")
+        await a.rename("t", "f")
+        await trio.sleep(1)
+        gate.opened.set()
+        await trio.sleep(3)
+        assert bucket.keys() == ["f", "later"]
+        assert bucket.read("f") == b"two"
+        assert a.intents() == []
+
+
 @pytest.mark.parametrize("step", ["put", "put:commit", "put:done"])
 async def test_renamed_during_the_upload(
     tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock, step: str
