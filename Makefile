@@ -9,13 +9,14 @@ MANDIR  ?= /usr/local/share/man
 BIN = .venv/bin
 SERVERS = seaweedfs rclone moto
 
-.PHONY: help demo test lint bench crash model faults posix programs soak install uninstall lock clean
+.PHONY: help demo test lint bench ceph crash model faults posix programs soak install uninstall lock clean
 
 help:
 	@echo "make demo       see it work, in about a minute"
 	@echo "make test       linters, types, layers and all tests"
 	@echo "make lint       linters, types and layers only"
 	@echo "make bench      csyncfs beside rclone mount and s3fs"
+	@echo "make ceph       the tests of S3 on Ceph as well, which it installs"
 	@echo "make crash      kill -9 a thousand times, and look what is left (an hour)"
 	@echo "make model      20,000 generated lives of a mount beside an oracle"
 	@echo "make faults     programs at work while the network fails, for a quarter of an hour"
@@ -45,6 +46,11 @@ bench:
 	scripts/bootstrap dev
 	scripts/test-servers seaweedfs rclone
 	$(BIN)/python -m tests.bench
+
+ceph:
+	scripts/bootstrap dev
+	scripts/test-servers ceph
+	CSYNCFS_TEST_CEPH=1 $(BIN)/python -m pytest -k ceph tests/backends tests/conformance
 
 crash:
 	scripts/bootstrap dev

@@ -401,9 +401,7 @@ class Adopter(Keeping):
                 await self._content.write(live, start, bytes(min(_ZEROS_BYTES, span.end - start)))
         row = self._tree.row(row.id)
         with self.changes():
-            inodes.set_base(
-                self._store, row.id, None, in_cloud=False, item_id=None, remote_key=None
-            )
+            inodes.set_no_item(self._store, row.id)
             dentry = inodes.names_of(self._store, row.id)[0]
             if not names.is_conflict_name(dentry.name):
                 aside = self._free_conflict_name(dentry.parent, dentry.name, self._clock.now_ns())

@@ -141,9 +141,7 @@ class Arrivals:
         lost = is_in_use and LostName(parent, name, self._tree.location(row).key, self._device)
         inodes.unlink(self._store, parent, name)
         inodes.set_nlink(self._store, row.id, 0, self._clock.now_ns())
-        inodes.set_base(
-            self._store, row.id, row.base, in_cloud=False, item_id=None, remote_key=None
-        )
+        inodes.set_no_item(self._store, row.id, row.base)
         if live is not None:
 
             def orphaned() -> None:
@@ -356,7 +354,7 @@ class Arrivals:
         self._notify_names(ino)
         aliases.give_name(self._store, ino, alias)
         inodes.set_nlink(self._store, ino, 0, now)
-        inodes.set_base(self._store, ino, None, in_cloud=False, item_id=None, remote_key=None)
+        inodes.set_no_item(self._store, ino)
         inodes.set_nlink(self._store, file.id, file.nlink + 1, now)
         self._attributes.append(file.id)
         self._joined.append(ino)

@@ -151,7 +151,7 @@ class Keeping(Arrivals):
             self.recreate(row)
 
     def _drop_lineage(self, ino: InodeId) -> None:
-        inodes.set_base(self._store, ino, None, in_cloud=False, item_id=None, remote_key=None)
+        inodes.set_no_item(self._store, ino)
 
     def _forget_orphan(self, ino: InodeId) -> None:
         row = inodes.get(self._store, ino)
@@ -185,7 +185,7 @@ class Keeping(Arrivals):
         """A removed directory in which something was changed here, or which was renamed."""
         now = self._clock.now_ns()
         with self.changes():
-            inodes.set_base(self._store, ino, None, in_cloud=False, item_id=None, remote_key=None)
+            inodes.set_no_item(self._store, ino)
             journal.remove_kind(self._store, ino, IntentKind.MOVE)
             journal.add_now(self._store, IntentKind.MKDIR, ino, now, is_dir=True)
             self._tree.forget_dir_keys()
@@ -245,9 +245,7 @@ class Keeping(Arrivals):
         live = self._content.pin(row)
         try:
             with self.changes():
-                inodes.set_base(
-                    self._store, row.id, row.base, in_cloud=False, item_id=None, remote_key=None
-                )
+                inodes.set_no_item(self._store, row.id, row.base)
                 inodes.set_dirty(self._store, row.id)
                 for kind in (IntentKind.MOVE, IntentKind.ATTRS):
                     journal.remove_kind(self._store, row.id, kind)

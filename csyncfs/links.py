@@ -137,7 +137,7 @@ class Links(Places):
             item_id=heir.item_id,
             remote_key=heir.remote_key,
         )
-        inodes.set_base(self._store, heir.id, None, in_cloud=False, item_id=None, remote_key=None)
+        inodes.set_no_item(self._store, heir.id)
         aliases.set_link(self._store, row.id, heir.link)
         live = self._table.get(row.id)
         if live is not None:

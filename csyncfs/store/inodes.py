@@ -237,6 +237,11 @@ def set_base(
     )
 
 
+def set_no_item(store: Store, ino: InodeId, base: RemoteVersion | None = None) -> None:
+    """Nothing in the cloud is the inode's; ``base``: what its next upload may replace."""
+    set_base(store, ino, base, in_cloud=False, item_id=None, remote_key=None)
+
+
 def set_remote_key(store: Store, ino: InodeId, remote_key: str | None) -> None:
     store.run("UPDATE inode SET remote_key = ? WHERE id = ?", (key_to_db(remote_key), ino))
 

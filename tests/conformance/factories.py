@@ -209,4 +209,4 @@ STORES: Final[Mapping[str, Callable[[pytest.FixtureRequest], Store]]] = {
 
 # One of each kind also goes through the transfer process; the dialects of the other
 # servers make no difference to what crosses the socket.
-THROUGH_TRANSFER: Final = ("memory", "memory-dirs", "directory", "seaweedfs")
+THROUGH_TRANSFER: Final = ("memory-dirs", "seaweedfs")
