@@ -95,7 +95,8 @@ class Adopter(Keeping):
         is_dir = item.kind is Kind.DIR
         removed = journal.delete_at(self._store, key)
         if removed is not None:
-            if is_dir or removed.attempts or tag_of(item) == removed.expect_tag:
+            is_own = removed.put_id is not None or tag_of(item) == removed.expect_tag
+            if is_dir or removed.attempts or is_own:
                 return None
             # Somebody edited what we were about to delete: an edit beats a delete.
             journal.remove(self._store, removed.seq)

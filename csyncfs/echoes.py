@@ -118,9 +118,12 @@ class Echoes:
 
     def _replaced(self, target: Location, item: Item) -> None:
         """What was there before went with it."""
+        if item.kind is Kind.DIR:
+            journal.remove_deletes_at(self._store, target.key)
+            return
         removed = journal.delete_at(self._store, target.key)
         tag = item.version.tag if item.version is not None else None
-        if removed is not None and not removed.is_dir and removed.expect_tag != tag:
+        if removed is not None and removed.expect_tag != tag:
             journal.remove(self._store, removed.seq)
 
     async def delete(self, intent: Intent) -> None:

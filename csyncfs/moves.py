@@ -266,7 +266,7 @@ class Moves:
         """A marker, or a real directory where the store has them."""
         target = self._tree.location(row) if row.in_cloud else self._tree.target(row)
         self._promise.must_be_free(row.id, target.key)
-        was_kept = self._keep_removed(row.id, target.key)
+        removed = self._removed_at(row.id, target.key)
         writing = self._promise.writing(row, uuid.uuid4().hex)
         self._promise.works_on(row.id, target.key)
         self._promise.sends(row, target.key, put_id=writing.put_id)
@@ -282,6 +282,8 @@ class Moves:
         now = self._promise.clock.now_ns()
         with self._store.transaction():
             journal.remove(self._store, intent.seq)
+            # All of them: the marker is an old one perhaps, which each of them is about.
+            journal.remove_deletes_at(self._store, target.key)
             current = inodes.get(self._store, row.id)
             if current is None or current.nlink == 0:
                 self._promise.delete_later(row.id, target, item.version, is_dir=True)
@@ -291,21 +293,18 @@ class Moves:
             if item.put_id != writing.put_id:
                 # It was there already, and may have children that nobody here knows.
                 inodes.set_listed(self._store, row.id, None)
-                if was_kept:
+                if removed is not None:
                     self._send_attributes(row.id, now)
             self._promise.recheck_attributes(row.id, writing, now)
 
-    def _keep_removed(self, ino: InodeId, key: str) -> bool:
+    def _removed_at(self, ino: InodeId, key: str) -> Intent | None:
         """A directory of that name was removed here, but not there yet: it stays, and is the
-        new one. What was in it goes by its own promises."""
+        new one. What was in it goes by its own promises. The DELETE counts until it is made:
+        who comes after a crash may want no directory there."""
         removed = journal.delete_at(self._store, key)
-        if removed is None:
-            return False
-        if self._is_other_running(removed.inode, ino):
+        if removed is not None and self._is_other_running(removed.inode, ino):
             raise NotYet("an older directory of that name is just being removed")
-        with self._store.transaction():
-            journal.remove(self._store, removed.seq)
-        return True
+        return removed
 
     def _send_attributes(self, ino: InodeId, now: int) -> None:
         """The item was made by somebody else, or for another inode."""
@@ -420,17 +419,15 @@ class Moves:
         """Without an atomic tree move every child gets a MOVE of its own; each step is a
         consistent state, so it goes on from wherever a crash left it."""
         await self._push_down(row, source)
-        if left is not None:
-            if self._is_other_running(left.inode, row.id):
-                raise NotYet("an older directory of that name has to go first")
-            with self._store.transaction():
-                journal.remove(self._store, left.seq)
+        if left is not None and self._is_other_running(left.inode, row.id):
+            raise NotYet("an older directory of that name has to go first")
         self._promise.works_on(row.id, source.key, target.key)
         writing = self._promise.writing(self._tree.row(row.id), uuid.uuid4().hex)
         self._promise.sends(row, target.key, put_id=writing.put_id)
         item = await self._backend.make_dir(target, writing)
         now = self._promise.clock.now_ns()
         with self._store.transaction():
+            journal.remove_deletes_at(self._store, target.key)
             current = inodes.get(self._store, row.id)
             # Also where no listing told whether there is a marker.
             self._promise.delete_later(row.id, source, row.base, is_dir=True)

@@ -142,7 +142,9 @@ class Ordering:
         if intent.is_dir:
             return (
                 journal.delete_below(self._store, key)
-                or self._busy_below(key)
+                or self._busy_below(key, intent.inode)
+                # Servers that keep a tree cannot remove the marker while something is below it.
+                or attempts.maker_below(self._store, key, intent.inode)
                 or self._inhabitant(key)
             )
         successor = self._tree.file_for_key(key)
@@ -201,10 +203,10 @@ class Ordering:
     def is_pending(self, ino: InodeId, kind: IntentKind) -> bool:
         return journal.find(self._store, ino, kind) is not None
 
-    def _busy_below(self, prefix: str) -> InodeId | None:
-        for ino, keys in self.running_keys.items():
-            if any(key.startswith(prefix) and key != prefix for key in keys):
-                return ino
+    def _busy_below(self, directory: str, ino: InodeId) -> InodeId | None:
+        for other, keys in self.running_keys.items():
+            if any(key.startswith(directory) and (key, other) != (directory, ino) for key in keys):
+                return other
         return None
 
     def is_below_moving(self, keys: tuple[str, ...], ino: InodeId) -> bool:

@@ -208,6 +208,12 @@ class Promise:
             journal.remove(self.store, absorbed.seq)
         self.watcher.touched(target.key)
 
+    @staticmethod
+    def is_elsewhere(row: InodeRow, target: Location) -> bool:
+        """Whether the inode's own item is not what was to be overwritten, but still under the
+        name before the rename."""
+        return bool(row.in_cloud) and row.remote_key not in (None, target.key)
+
     def is_own(self, row: InodeRow, item: Item) -> bool:
         """Whether another inode of ours put this there and never heard of it: a crash or a
         lost reply, and then a rename. It is noted; its MOVE has to come first."""

@@ -101,7 +101,12 @@ class Puts:
                 self._promise.recheck_attributes(row.id, writing, now)
         live.base = item.version
         self._content.settle_file(live)
-        log.debug("uploaded ino=%d size=%d", before.id, item.version.size if item.version else 0)
+        log.debug(
+            "uploaded ino=%d size=%d key=%r",
+            before.id,
+            item.version.size if item.version else 0,
+            item.location.key,
+        )
 
     def found(self, intent: Intent, row: InodeRow, target: Location, item: Item) -> None:
         """An earlier try with the content as it still is took effect, without a reply."""
@@ -134,5 +139,8 @@ class Puts:
         """Somebody else changed what we were about to overwrite."""
         item = exc.current or await self._promise.head(target, Kind.FILE)
         self._promise.refused(target, expect, absorbed, item)
+        if item is None and self._promise.is_elsewhere(row, target):
+            # What it was to take the place of is gone; nothing of its own is.
+            raise NotYet("what was to be overwritten is gone")
         if item is None or not self._promise.is_own(row, item):
             await self._adopter.resolve(row.id, item)

@@ -6,7 +6,7 @@ that nothing is promised about any more the row means nothing.
 
 from typing import NamedTuple
 
-from csyncfs.store.db import Store, key_from_db, key_to_db
+from csyncfs.store.db import Store, key_after, key_from_db, key_to_db
 from csyncfs.types import InodeId
 
 
@@ -56,6 +56,16 @@ def maker_at(store: Store, key: str) -> InodeId | None:
     row = store.one(
         "SELECT a.inode FROM attempt a JOIN intent i ON i.inode = a.inode WHERE a.key = ? LIMIT 1",
         (key_to_db(key),),
+    )
+    return row[0] if row else None
+
+
+def maker_below(store: Store, directory: str, ino: InodeId) -> InodeId | None:
+    """As ``maker_at``, of a directory or something below it; not this inode."""
+    row = store.one(
+        "SELECT a.inode FROM attempt a JOIN intent i ON i.inode = a.inode "
+        "WHERE a.key >= ? AND a.key < ? AND a.inode <> ? LIMIT 1",
+        (key_to_db(directory), key_after(directory), ino),
     )
     return row[0] if row else None
 

@@ -172,6 +172,11 @@ def delete_at(store: Store, key: str) -> Intent | None:
     return Intent._make(row) if row else None
 
 
+def remove_deletes_at(store: Store, key: str) -> None:
+    """What was to go from this key stays after all."""
+    store.run("DELETE FROM intent WHERE key = ? AND kind = 'delete'", (key_to_db(key),))
+
+
 def delete_below(store: Store, prefix: str) -> InodeId | None:
     """The inode of a DELETE that is pending below this prefix."""
     row = store.one(

@@ -56,6 +56,8 @@ from csyncfs.types import Attributes, Expect, Item, Kind, Location, Page, Remote
 
 log = logging.getLogger(__name__)
 
+# What the debug log names.
+_CHANGES: Final = (Put, MakeDir, SetAttributes, Copy, Move, Delete)
 # How long a call waits for the child to come up: it imports an SDK and reaches the store.
 _START_S: Final = 15.0
 # Content up to here travels in the message.
@@ -256,6 +258,9 @@ class TransferClient:
         self, link: Link, kind: type[R], request: Request, **callbacks: Unpack[Callbacks]
     ) -> R:
         self.counters.calls += 1
+        told = isinstance(request, _CHANGES) and log.isEnabledFor(logging.DEBUG)
+        if told:
+            log.debug("asked %s", _in_words(request))
         try:
             reply = await link.call(request, **callbacks)
         except trio.Cancelled:
@@ -263,6 +268,8 @@ class TransferClient:
             raise
         except CsyncError as exc:
             self.counters.failed += 1
+            if told:
+                log.debug("not done %s error=%s", _in_words(request), exc)
             if not isinstance(exc, Ambiguous):
                 self._trouble = exc if isinstance(exc, Offline) else None
             raise
@@ -270,6 +277,8 @@ class TransferClient:
             raise ProtocolError(f"{type(reply).__name__} instead of {kind.__name__}")
         if kind is not GotStats:
             self._trouble = None
+        if told:
+            log.debug("done %s", _in_words(request))
         return reply
 
     async def _item(self, request: Request, **callbacks: Unpack[Callbacks]) -> Item:
@@ -374,6 +383,16 @@ class TransferClient:
 
     async def space(self) -> Space | None:
         return (await self._call(GotSpace, AskSpace(self._next_id()))).space
+
+
+def _in_words(request: Request) -> str:
+    """The request without content, for the log."""
+    keys = ""
+    if isinstance(request, Copy | Move):
+        keys = f"{request.source.key!r} -> {request.target.key!r}"
+    elif isinstance(request, Put | MakeDir | SetAttributes | Delete):
+        keys = repr(request.location.key)
+    return f"{type(request).__name__} id={request.id} {keys}"
 
 
 async def _read_small(source: Source) -> bytes | None:

@@ -203,7 +203,9 @@ def bench(seaweedfs: S3Server, tmp_path: Path) -> Iterator[Bench]:
     with mounting(tmp_path, f"s3://{bucket}", *options, env=env, start=False) as mount:
         bench = Bench(mount, seaweedfs.client(), bucket, rng)
         for number in range(_PROGRAMS):
-            bench.programs.append(Program(f"p{number}", random.Random(rng.random())))
+            program = Program(f"p{number}", random.Random(rng.random()))
+            program.full_history = tmp_path / f"history-{program.name}"
+            bench.programs.append(program)
         try:
             yield bench
         finally:

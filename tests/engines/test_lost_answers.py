@@ -245,3 +245,64 @@ async def test_a_directory(
             await a.flush()
         assert set(show_bucket(bucket)) == set(await a.list()) == expected
         assert a.intents() == []
+
+
+@pytest.mark.parametrize("step", ["make_dir", "make_dir:done"])
+@pytest.mark.parametrize("is_removed_again", [False, True], ids=["stays", "removed again"])
+async def test_a_directory_removed_and_made_anew(
+    tmp_path: Path,
+    bucket: MemoryStore,
+    autojump_clock: MockClock,
+    step: str,
+    is_removed_again: bool,
+) -> None:
+    """It takes over the marker that was about to go, which does not depend on the reply."""
+    async with machines(tmp_path, bucket, "a", upload_delay_s=0.5) as (a,):
+        await a.mkdir("d")
+        # Its DELETE comes first, and the directory's after that.
+        await a.write("d/f", b"content")
+        await agree(a)
+        network = LosesReply(a, step)
+        await a.unlink("d/f")
+        for _ in range(2):
+            await a.rmdir("d")
+            await a.mkdir("d")
+        await network.lost.wait()
+        if is_removed_again:
+            await a.rmdir("d")
+        await trio.sleep(20)
+        network.clear()
+        for _ in range(2):
+            await a.look()
+            await a.flush()
+        expected: set[str] = set() if is_removed_again else {"d"}
+        assert set(show_bucket(bucket)) == set(await a.list()) == expected
+        assert a.intents() == []
+
+
+async def test_what_may_be_in_a_directory_goes_before_it(
+    tmp_path: Path, flat: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """Servers that keep a tree do not remove the marker of a directory with something in it."""
+    steps: list[tuple[str, str]] = []
+
+    async def note(step: str, key: str) -> None:
+        steps.append((step, key))
+        if (step, key) == ("head", "d/f"):
+            await trio.sleep(5)
+
+    async with machines(tmp_path, flat, "a", upload_delay_s=0.5) as (a,):
+        await a.mkdir("d")
+        await a.write("d/other", b"other")
+        await agree(a)
+        network = LosesReply(a, "put:done")
+        await a.write("d/f", b"sent content")
+        await network.lost.wait()
+        await a.rename("d", "e")
+        await trio.sleep(20)
+        a.on_step = note
+        await agree(a)
+        assert flat.keys() == ["e/", "e/f", "e/other"]
+        deletes = [key for step, key in steps if step == "delete"]
+        assert deletes.index("d/") > deletes.index("d/f")
+        check_machine(a)

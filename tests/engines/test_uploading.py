@@ -127,6 +127,26 @@ async def test_replaced_by_another_file_during_the_upload(
         assert a.conflicts() == []
 
 
+async def test_renamed_over_a_file_that_somebody_removes_meanwhile(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """Nothing of the renamed file itself is gone: it arrives, and leaves nothing behind."""
+    async with machines(tmp_path, bucket, "a", upload_delay_s=0.0) as (a,):
+        await a.write("f", b"content")
+        await a.write("v", b"victim")
+        await agree(a)
+        gate = Gate(a, "put")
+        await a.patch("f", 0, b"C")
+        await a.rename("f", "v")
+        await gate.reached.wait()
+        bucket.remove("v")
+        gate.opened.set()
+        assert await agree(a) == {"v": b"Content"}
+        assert bucket.keys() == ["v"]
+        assert a.conflicts() == []
+        check_machine(a)
+
+
 async def test_what_replaces_a_file_during_its_upload_follows_at_once(
     tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
 ) -> None:

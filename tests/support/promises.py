@@ -77,6 +77,8 @@ class Program:
     """What the call under way may come to; empty: none is."""
     doing: str = ""
     done: int = 0
+    full_history: Path = Path(os.devnull)
+    """Where all of it is written to when a promise was broken."""
     trouble: Exception | None = None
     """A call failed."""
     history: deque[str] = field(default_factory=lambda: deque[str](maxlen=400))
@@ -308,6 +310,7 @@ class Program:
         faults = [self._faults(outcome, found) for outcome in outcomes]
         if [] not in faults:
             told = min(faults, key=len)
+            self.full_history.write_text("\n".join(self.history))
             names = {fault.partition(":")[0] for fault in told}
             names |= {name.partition(".vm-")[0] for name in names}
             history = [
