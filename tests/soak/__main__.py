@@ -253,7 +253,7 @@ def _run(place: Path, server: SeaweedFS) -> None:
     rng = random.Random(SEED)
     client, bucket = server.client(), server.make_bucket()
     hashes = _make_corpus(client, bucket, rng)
-    options = ("upload_delay=0.2", "refresh=2", "timeout=20", "drain=0", "cache_size=64M")
+    options = ("upload_delay=0.2", "refresh=2", "timeout=60", "drain=0", "cache_size=64M")
     options += ("log_level=info",)
     spec, env = f"s3://{bucket}", dict(server.environment())
     with Storm(server.port, rate=_FAULTS, seed=SEED) as storm:

@@ -242,7 +242,7 @@ class Program:
     def _save(self, root: Path, path: str) -> None:
         """As editors do: a file beside it, synced, and renamed over it."""
         aside, new = f"{path}.tmp", self._content()
-        self._may({aside: Expect(exact=(None, b""))})
+        self._may({aside: Expect(exact=(self.model.get(aside), b""))})
         with open(root / aside, "wb", buffering=0) as file:
             self._fill(file.fileno(), aside, b"", new)
             if self.rng.random() < 0.5:
