@@ -285,6 +285,9 @@ class Keeping(Arrivals):
         with self.changes():
             inodes.set_clean(self._store, row.id)
             journal.remove_kind(self._store, row.id, IntentKind.PUT)
+            if row.in_cloud and row.remote_key not in (None, item.location.key):
+                # Renamed here: what is under the old name has to go.
+                self._tree.delete_item(row.id, self._tree.location(row), row.base, now)
             self._tree.stand_on(row, item, item.location.key, now)
             if row.link is not None:
                 self._stamp_anew(row, item)

@@ -92,7 +92,7 @@ class Links(Places):
         place = self.location(row) if row.in_cloud else None
         self.take_alias_away(row, now)
         if place is not None:
-            self._delete_item(row.id, place, row.base, now)
+            self.delete_item(row.id, place, row.base, now)
         self.forget_alias(row, now)
 
     def take_alias_away(self, row: InodeRow, now: int) -> None:
@@ -110,12 +110,12 @@ class Links(Places):
         self.pin_place(row)
         self.take_name_of(row, heir, now)
         if has_item and place is not None:
-            self._delete_item(row.id, place, row.base, now)
+            self.delete_item(row.id, place, row.base, now)
             self.take_item_of(row, heir, now)
         else:
             # As if it were renamed over the further name.
             if heirs_place is not None:
-                self._delete_item(heir.id, heirs_place, heir.base, now)
+                self.delete_item(heir.id, heirs_place, heir.base, now)
             self.settle_place(row.id, now)
         self.forget_alias(heir, now)
 
@@ -175,9 +175,10 @@ class Links(Places):
         if row.id not in self._table.running and not journal.has_any(self._store, row.id):
             inodes.delete(self._store, row.id)
 
-    def _delete_item(
+    def delete_item(
         self, ino: InodeId, place: Location, version: RemoteVersion | None, now: int
     ) -> None:
+        """Promise that a file's item goes, unless somebody changes it."""
         due = now + self.policy.upload_delay_ns
         journal.add_delete(
             self._store, ino, place, version, is_dir=False, not_before_ns=due, now_ns=now

@@ -147,6 +147,23 @@ async def test_renamed_over_a_file_that_somebody_removes_meanwhile(
         check_machine(a)
 
 
+async def test_renamed_and_edited_to_what_somebody_put_there(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    async with machines(tmp_path, bucket, "a", upload_delay_s=0.0) as (a,):
+        await a.write("f", b"content")
+        await agree(a)
+        gate = Gate(a, "put")
+        await a.patch("f", 0, b"C")
+        await a.rename("f", "g")
+        await gate.reached.wait()
+        bucket.write("g", b"Content")
+        gate.opened.set()
+        assert await agree(a) == {"g": b"Content"}
+        assert bucket.keys() == ["g"]
+        assert a.conflicts() == []
+
+
 async def test_what_replaces_a_file_during_its_upload_follows_at_once(
     tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
 ) -> None:
