@@ -69,7 +69,12 @@ class Dark:
     def waiting(self, *command: str) -> "subprocess.Popen[str]":
         """The command, which waits for the network by now."""
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Who runs the tests in the background has them ignore Ctrl-C, and all they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
         before, now = "", "-"
         while before != now:
