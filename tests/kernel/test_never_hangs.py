@@ -24,7 +24,7 @@ CONTENT = bytes(range(256)) * (3 * MIB // 256)
 # Longer than any test here: what ends earlier did not end by it.
 TIMEOUT_S = 40
 # A wait is looked at after 0.5 s, then every 0.25 s, and the kernel may ask twice for a page.
-SIGNALLED_S = 10.0
+SIGNALLED_S = 4.0
 EVERYTHING = Fault(What.STALL_REQUEST, times=100_000)
 
 # read(2) as C programs have it: Python's own would try again after EINTR.
