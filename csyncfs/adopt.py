@@ -68,14 +68,7 @@ class Adopter(Keeping):
         row = inodes.get(self._store, ino)
         if row is None or row.nlink == 0 or not row.in_cloud or tag_of(item) == row.base_tag:
             return False
-        inodes.set_base(
-            self._store,
-            ino,
-            item.version,
-            in_cloud=True,
-            item_id=item.location.item_id,
-            remote_key=row.remote_key,
-        )
+        inodes.set_item(self._store, ino, item, row.remote_key)
         inodes.set_told(self._store, ino, False)
         return True
 

@@ -230,14 +230,7 @@ class Arrivals:
     def _adopt_dir(self, row: InodeRow, item: Item) -> None:
         """Both sides made the directory: it is one, and has to be listed."""
         if not row.in_cloud:
-            inodes.set_base(
-                self._store,
-                row.id,
-                item.version,
-                in_cloud=True,
-                item_id=item.location.item_id,
-                remote_key=None,
-            )
+            inodes.set_item(self._store, row.id, item, None)
             inodes.set_listed(self._store, row.id, None)
 
     # -- attributes ----------------------------------------------------------------------

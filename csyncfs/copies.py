@@ -125,9 +125,6 @@ class Copies:
             # Not this name's item, then, but the one that was to be copied.
             self._promise.look_at_parent(file.id)
             raise Retry("somebody else changed the file under another of its names")
-        self._promise.refused(target, expect, absorbed, item)
-        if item is None and self._promise.is_elsewhere(row, target):
-            # What it was to take the place of is gone; nothing of its own is.
-            raise NotYet("what was to be overwritten is gone")
+        self._promise.refused(row, target, expect, absorbed, item)
         if item is None or not self._promise.is_own(row, item):
             await self._adopter.resolve(row.id, item)

@@ -53,14 +53,7 @@ class Keeping(Arrivals):
             return
         version = item.version
         assert version is not None
-        inodes.set_base(
-            self._store,
-            row.id,
-            version,
-            in_cloud=True,
-            item_id=item.location.item_id,
-            remote_key=row.remote_key,
-        )
+        inodes.set_item(self._store, row.id, item, row.remote_key)
         inodes.set_size(self._store, row.id, version.size, version.mtime_ns)
         inodes.set_told(self._store, row.id, False)
         self._forget_content(row, live)
@@ -285,7 +278,7 @@ class Keeping(Arrivals):
         with self.changes():
             inodes.set_clean(self._store, row.id)
             journal.remove_kind(self._store, row.id, IntentKind.PUT)
-            if row.in_cloud and row.remote_key not in (None, item.location.key):
+            if self._tree.is_elsewhere(row, item.location.key):
                 # Renamed here: what is under the old name has to go.
                 self._tree.delete_item(row.id, self._tree.location(row), row.base, now)
             self._tree.stand_on(row, item, item.location.key, now)

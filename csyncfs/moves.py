@@ -302,9 +302,15 @@ class Moves:
         new one. What was in it goes by its own promises. The DELETE counts until it is made:
         who comes after a crash may want no directory there."""
         removed = journal.delete_at(self._store, key)
-        if removed is not None and self._is_other_running(removed.inode, ino):
-            raise NotYet("an older directory of that name is just being removed")
+        self._not_being_removed(ino, key)
         return removed
+
+    def _not_being_removed(self, ino: InodeId, key: str) -> None:
+        """A marker may have several DELETEs, and each would take the one that is kept."""
+        if any(
+            self._is_other_running(other, ino) for other in journal.deleters_at(self._store, key)
+        ):
+            raise NotYet("an older directory of that name is just being removed")
 
     def _send_attributes(self, ino: InodeId, now: int) -> None:
         """The item was made by somebody else, or for another inode."""
@@ -320,7 +326,7 @@ class Moves:
             return
         try:
             self._need_parents(row.id)
-            left = self._claim_dir(row.id, target)
+            self._claim_dir(row.id, target)
             self._promise.must_be_free(row.id, target.key)
         except NotYet:
             if not self._promise.ordering.can_step_aside(row):
@@ -337,19 +343,18 @@ class Moves:
         if self._capable.move_tree:
             await self._move_tree(intent, row, source, target)
         else:
-            await self._move_children(row, source, target, left)
+            await self._move_children(row, source, target)
 
-    def _claim_dir(self, ino: InodeId, target: Location) -> Intent | None:
-        """The pending DELETE of a marker that the new directory takes over: that of a directory
-        which left, but not yet with all that is in it. One that was removed has to go first."""
+    def _claim_dir(self, ino: InodeId, target: Location) -> None:
+        """The pending DELETE of a marker is taken over if it is that of a directory which left,
+        but not yet with all that is in it. One that was removed has to go first: NotYet."""
         left = journal.delete_at(self._store, target.key)
         if left is None:
-            return None
+            return
         owner = inodes.get(self._store, left.inode)
         is_there = owner is not None and owner.is_dir and owner.nlink > 0
         if self._capable.move_tree or not is_there or self._is_other_running(left.inode, ino):
             raise NotYet("an older directory of that name has to go first")
-        return left
 
     def _is_other_running(self, other: InodeId, ino: InodeId) -> bool:
         return other != ino and other in self._promise.table.running
@@ -409,18 +414,11 @@ class Moves:
             if item is None or not self._adopter.rebase_dir(row.id, item):
                 raise Retry("the store refused to move the directory") from exc
 
-    async def _move_children(
-        self,
-        row: InodeRow,
-        source: Location,
-        target: Location,
-        left: Intent | None,
-    ) -> None:
+    async def _move_children(self, row: InodeRow, source: Location, target: Location) -> None:
         """Without an atomic tree move every child gets a MOVE of its own; each step is a
         consistent state, so it goes on from wherever a crash left it."""
         await self._push_down(row, source)
-        if left is not None and self._is_other_running(left.inode, row.id):
-            raise NotYet("an older directory of that name has to go first")
+        self._not_being_removed(row.id, target.key)
         self._promise.works_on(row.id, source.key, target.key)
         writing = self._promise.writing(self._tree.row(row.id), uuid.uuid4().hex)
         self._promise.sends(row, target.key, put_id=writing.put_id)

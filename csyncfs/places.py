@@ -106,17 +106,15 @@ class Places:
         if row.in_cloud and row.remote_key is None:
             inodes.set_remote_key(self._store, row.id, self.location(row).key)
 
+    @staticmethod
+    def is_elsewhere(row: InodeRow, key: str) -> bool:
+        """Whether the inode's item is not at this key, but still under a name before."""
+        return bool(row.in_cloud) and row.remote_key not in (None, key)
+
     def stand_on(self, row: InodeRow, item: Item, key: str, now: int) -> None:
         """The item at this key is what the inode descends from now. If the name has moved on
         meanwhile, a MOVE follows it; a name that is not the key's stays."""
-        inodes.set_base(
-            self._store,
-            row.id,
-            item.version,
-            in_cloud=True,
-            item_id=item.location.item_id,
-            remote_key=key,
-        )
+        inodes.set_item(self._store, row.id, item, key)
         if row.remote_key != key or journal.find(self._store, row.id, IntentKind.MOVE):
             self.settle_place(row.id, now)
 

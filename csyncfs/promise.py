@@ -180,7 +180,7 @@ class Promise:
         if row is None or row.nlink == 0:
             self.delete_later(before.id, target, item.version, is_dir=False)
             return None
-        if before.in_cloud and before.remote_key not in (None, target.key):
+        if self.tree.is_elsewhere(before, target.key):
             old = self.tree.location(before)
             self.delete_later(row.id, old, before.base, is_dir=False)
         self.settle(row, target, item, self.clock.now_ns())
@@ -190,6 +190,7 @@ class Promise:
 
     def refused(
         self,
+        row: InodeRow,
         target: Location,
         expect: Expect,
         absorbed: Intent | None,
@@ -207,12 +208,9 @@ class Promise:
             # The DELETE has nothing to delete any more: gone, or edited, which beats it.
             journal.remove(self.store, absorbed.seq)
         self.watcher.touched(target.key)
-
-    @staticmethod
-    def is_elsewhere(row: InodeRow, target: Location) -> bool:
-        """Whether the inode's own item is not what was to be overwritten, but still under the
-        name before the rename."""
-        return bool(row.in_cloud) and row.remote_key not in (None, target.key)
+        if item is None and self.tree.is_elsewhere(row, target.key):
+            # What it was to take the place of is gone; nothing of its own is.
+            raise NotYet("what was to be overwritten is gone")
 
     def is_own(self, row: InodeRow, item: Item) -> bool:
         """Whether another inode of ours put this there and never heard of it: a crash or a

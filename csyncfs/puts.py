@@ -138,9 +138,6 @@ class Puts:
     ) -> None:
         """Somebody else changed what we were about to overwrite."""
         item = exc.current or await self._promise.head(target, Kind.FILE)
-        self._promise.refused(target, expect, absorbed, item)
-        if item is None and self._promise.is_elsewhere(row, target):
-            # What it was to take the place of is gone; nothing of its own is.
-            raise NotYet("what was to be overwritten is gone")
+        self._promise.refused(row, target, expect, absorbed, item)
         if item is None or not self._promise.is_own(row, item):
             await self._adopter.resolve(row.id, item)

@@ -4,7 +4,7 @@ import stat
 from typing import NamedTuple
 
 from csyncfs.store.db import Row, Store, key_after, key_from_db, key_to_db
-from csyncfs.types import ROOT, InodeId, RemoteVersion
+from csyncfs.types import ROOT, InodeId, Item, RemoteVersion
 
 _COLUMNS = (
     "id, mode, nlink, uid, gid, rdev, size, mtime_ns, ctime_ns, atime_ns, target, told, in_cloud, "
@@ -234,6 +234,18 @@ def set_base(
         "UPDATE inode SET base_tag = ?, base_size = ?, base_mtime_ns = ?, base_md5 = ?, "
         "in_cloud = ?, item_id = ?, remote_key = ? WHERE id = ?",
         (*_base_values(base), in_cloud, item_id, key_to_db(remote_key), ino),
+    )
+
+
+def set_item(store: Store, ino: InodeId, item: Item, remote_key: str | None) -> None:
+    """This item is the inode's; ``remote_key`` None: its key is its name."""
+    set_base(
+        store,
+        ino,
+        item.version,
+        in_cloud=True,
+        item_id=item.location.item_id,
+        remote_key=remote_key,
     )
 
 

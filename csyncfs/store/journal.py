@@ -172,6 +172,14 @@ def delete_at(store: Store, key: str) -> Intent | None:
     return Intent._make(row) if row else None
 
 
+def deleters_at(store: Store, key: str) -> list[InodeId]:
+    """The inodes whose DELETEs are about exactly this key."""
+    rows = store.all(
+        "SELECT inode FROM intent WHERE key = ? AND kind = 'delete'", (key_to_db(key),)
+    )
+    return [ino for (ino,) in rows]
+
+
 def remove_deletes_at(store: Store, key: str) -> None:
     """What was to go from this key stays after all."""
     store.run("DELETE FROM intent WHERE key = ? AND kind = 'delete'", (key_to_db(key),))
