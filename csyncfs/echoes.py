@@ -9,7 +9,7 @@ import logging
 from csyncfs.errors import VersionMismatch
 from csyncfs.inode import attributes_of
 from csyncfs.moves import Moves
-from csyncfs.promise import Promise
+from csyncfs.promise import NotYet, Promise
 from csyncfs.puts import Puts
 from csyncfs.store import aliases, attempts, inodes, journal
 from csyncfs.store.attempts import Attempt
@@ -42,6 +42,10 @@ class Echoes:
         with self._store.transaction():
             attempts.forget(self._store, ino)
 
+    def _let_the_server_end(self, ino: InodeId) -> None:
+        if self._promise.cut_off.may_make(ino):
+            raise NotYet("a request without reply may still be carried out")
+
     async def find_out(self, intent: Intent) -> None:
         """Make true what an earlier request of the inode did, if one is open.
 
@@ -50,6 +54,7 @@ class Echoes:
         attempt = attempts.of_inode(self._store, intent.inode)
         if attempt is None:
             return
+        self._let_the_server_end(intent.inode)
         kind = Kind.DIR if attempt.is_dir else Kind.FILE
         item = await self._promise.head(Location(attempt.key), kind)
         row = inodes.get(self._store, intent.inode)
@@ -128,6 +133,7 @@ class Echoes:
 
     async def delete(self, intent: Intent) -> None:
         """Remove what a request made for an inode that has no name any more, if it did."""
+        self._let_the_server_end(intent.inode)
         location, kind = intent.location, Kind.DIR if intent.is_dir else Kind.FILE
         self._promise.works_on(intent.inode, location.key)
         item = await self._promise.head(location, kind)

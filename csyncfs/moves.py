@@ -311,6 +311,7 @@ class Moves:
             self._is_other_running(other, ino) for other in journal.deleters_at(self._store, key)
         ):
             raise NotYet("an older directory of that name is just being removed")
+        self._promise.must_stay(key)
 
     def _send_attributes(self, ino: InodeId, now: int) -> None:
         """The item was made by somebody else, or for another inode."""
@@ -355,6 +356,7 @@ class Moves:
         is_there = owner is not None and owner.is_dir and owner.nlink > 0
         if self._capable.move_tree or not is_there or self._is_other_running(left.inode, ino):
             raise NotYet("an older directory of that name has to go first")
+        self._promise.must_stay(target.key)
 
     def _is_other_running(self, other: InodeId, ino: InodeId) -> bool:
         return other != ino and other in self._promise.table.running
@@ -506,6 +508,8 @@ class Moves:
     async def delete(self, intent: Intent) -> None:
         """Delete the version we believe in; an edit by somebody else beats the delete."""
         location = intent.location
+        # Done once, it is not known that something else stands there by now.
+        self._promise.must_stay(location.key)
         self._promise.works_on(intent.inode, location.key)
         kind = Kind.DIR if intent.is_dir else Kind.FILE
         try:

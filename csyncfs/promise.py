@@ -7,6 +7,7 @@ from typing import Protocol
 
 from csyncfs.backends.base import Backend, Writing
 from csyncfs.clock import Clock
+from csyncfs.cutoff import CutOff
 from csyncfs.errors import CsyncError, NotFound, Retry
 from csyncfs.inode import InodeTable, attributes_of
 from csyncfs.ordering import Ordering, other_kind
@@ -64,6 +65,7 @@ class Promise:
         self.ordering = ordering
         self.clock = clock
         self.device = device
+        self.cut_off = CutOff(store)
 
     def claim(self, ino: InodeId, target: Location) -> tuple[Expect, Intent | None, Location]:
         """What a new version at this key has to replace: nothing, or what a pending DELETE
@@ -81,6 +83,7 @@ class Promise:
             raise NotYet("the replaced file is still in use")
         if absorbed.expect is None:
             raise NotYet("a directory has to go first")
+        self.must_stay(target.key)
         return absorbed.expect, absorbed, absorbed.location
 
     def must_be_free(self, ino: InodeId, key: str) -> None:
@@ -91,6 +94,11 @@ class Promise:
             raise NotYet("the name still belongs to another item in the cloud")
         if journal.delete_at(self.store, other_kind(key)):
             raise NotYet("what had the name before has to go first")
+
+    def must_stay(self, key: str) -> None:
+        """Raise NotYet while a request to remove what is at the key may still have an effect."""
+        if self.cut_off.may_remove(key):
+            raise NotYet("a removal without reply may still be carried out")
 
     def works_on(self, ino: InodeId, *keys: str) -> None:
         """Note what is being changed, for the order of others and for running listings.

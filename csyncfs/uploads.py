@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from csyncfs.content import Content
 from csyncfs.copies import Copies
 from csyncfs.echoes import Echoes
-from csyncfs.errors import FsError, NotFound, StoreError, Superseded
+from csyncfs.errors import Ambiguous, FsError, NotFound, Offline, StoreError, Superseded
 from csyncfs.moves import Moves
 from csyncfs.promise import Promise
 from csyncfs.puts import Puts
@@ -37,6 +37,13 @@ class Uploads:
 
     async def execute(self, intent: Intent) -> None:
         """Carry the intent out; the journal says what is left to do afterwards."""
+        try:
+            await self._carry_out(intent)
+        except (Ambiguous, Offline):
+            self._promise.cut_off.note(intent)
+            raise
+
+    async def _carry_out(self, intent: Intent) -> None:
         if intent.kind == IntentKind.DELETE:
             await (self._moves.delete if intent.put_id is None else self._echoes.delete)(intent)
             return

@@ -41,6 +41,11 @@ def of_inode(store: Store, ino: InodeId) -> Attempt | None:
     return Attempt._make(row) if row else None
 
 
+def all_inodes(store: Store) -> list[InodeId]:
+    """Of which a request is open: as many as ran at once, a run of the mount."""
+    return [row[0] for row in store.all("SELECT inode FROM attempt")]
+
+
 def forget(store: Store, ino: InodeId) -> None:
     """It is known what became of the request."""
     store.run("DELETE FROM attempt WHERE inode = ?", (ino,))

@@ -172,6 +172,15 @@ def delete_at(store: Store, key: str) -> Intent | None:
     return Intent._make(row) if row else None
 
 
+def has_delete_at(store: Store, key: str, up_to: Seq) -> bool:
+    """Whether a DELETE of this key is as old as that promise."""
+    found = store.one(
+        "SELECT 1 FROM intent WHERE key = ? AND kind = 'delete' AND seq <= ?",
+        (key_to_db(key), up_to),
+    )
+    return found is not None
+
+
 def deleters_at(store: Store, key: str) -> list[InodeId]:
     """The inodes whose DELETEs are about exactly this key."""
     rows = store.all(

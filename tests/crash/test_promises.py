@@ -7,7 +7,6 @@ without the cache, and on a second machine. fsck is clean after every kill.
 which ones.
 """
 
-import contextlib
 import os
 import random
 import signal
@@ -22,9 +21,8 @@ from typing import Any
 
 import pytest
 
-from csyncfs import fsck
 from tests.support import killing
-from tests.support.mounts import Mount, is_mounted, mounting, wait_until
+from tests.support.mounts import Mount, mounting, wait_until
 from tests.support.promises import DIR, Program, Tree, look
 from tests.support.servers import S3Server
 
@@ -73,19 +71,10 @@ class Bench:
             self.mount.process.kill()
         self.mount.process.wait(timeout=20)
         self.end_programs()
-        while is_mounted(self.mount.path):
-            command = ["umount", "-l", str(self.mount.path)]
-            subprocess.run(command, check=False, capture_output=True)
-
-    def transfer_pid(self) -> int | None:
-        children: list[str] = []
-        for thread in Path(f"/proc/{self.mount.pid}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                children += thread.read_text().split()
-        return int(children[0]) if children else None
+        self.mount.take_down()
 
     def kill_transfer(self) -> None:
-        pid = self.transfer_pid()
+        pid = self.mount.transfer_pid()
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
             self.kills["transfer"] += 1
@@ -123,20 +112,15 @@ class Bench:
 
     # -- checks ------------------------------------------------------------------------------
 
-    def state_dir(self) -> Path:
-        (found,) = [p for p in (self.mount.home / "state").iterdir() if p.name != "mounts"]
-        return found
-
     def fsck(self) -> None:
-        state_dir = self.state_dir()
-        places = fsck.Places(state_dir, self.mount.home / "cache" / state_dir.name)
-        report = fsck.check(places)
-        assert report.findings == [], self.context()
-        assert not (state_dir / "lost+found").exists() or self._lost() == [], self.context()
+        found = self.mount.fsck()
+        assert found == [], f"{found} {self.context()}"
+        lost = self.mount.state_dir() / "lost+found"
+        assert not lost.exists() or self._lost() == [], self.context()
 
     def _lost(self) -> list[str]:
         """Unexplained content; what an unclosed edit left may be there."""
-        reasons = (self.state_dir() / "lost+found").glob("*.reason")
+        reasons = (self.mount.state_dir() / "lost+found").glob("*.reason")
         return [text for p in reasons if "in the place of" not in (text := p.read_text())]
 
     def check(self, root: Path | None = None) -> None:
@@ -236,11 +220,11 @@ def die_at(bench: Bench, point: str, n: int) -> None:
     if is_up:
         bench.start_programs()
         is_transfer = point.partition(":")[0] in killing.TRANSFER_POINTS
-        first = bench.transfer_pid()
+        first = bench.mount.transfer_pid()
         deadline = time.monotonic() + (_DIE_S / 4 if is_transfer else _DIE_S)
         while bench.is_alive() and time.monotonic() < deadline:
             time.sleep(0.02)
-            if is_transfer and bench.transfer_pid() != first:
+            if is_transfer and bench.mount.transfer_pid() != first:
                 bench.kills[point] += 1
                 time.sleep(bench.rng.uniform(0, 0.3))
                 break
@@ -289,7 +273,7 @@ def test_the_transfer_process_may_die_at_any_time(bench: Bench) -> None:
     for _ in range(ROUNDS // 10):
         time.sleep(bench.rng.uniform(0.1, 0.4))
         bench.kill_transfer()
-    wait_until(lambda: bench.transfer_pid() is not None, "there is another one")
+    wait_until(lambda: bench.mount.transfer_pid() is not None, "there is another one")
     bench.no_program_failed()
     bench.end_programs()
     bench.check_everywhere()

@@ -1,7 +1,7 @@
 """kill -9 at every step of what the engines do; the next start goes on from there."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -17,17 +17,20 @@ _FILES = 500 if os.environ.get("CSYNCFS_LONG") == "1" else 30
 
 
 class CrashAt:
-    """Freezes the disk at the n-th step of the network and lets nothing through after it."""
+    """Freezes the disk at the n-th step of the network (of a kind) and lets nothing through
+    after it."""
 
-    def __init__(self, machine: Machine, n: int) -> None:
+    def __init__(self, machine: Machine, n: int, kind: str | None = None) -> None:
         self._machine = machine
         self._left = n
+        self._kind = kind
         self.is_over = trio.Event()
         machine.on_step = self
 
     async def __call__(self, step: str, key: str) -> None:
-        self._left -= 1
-        if self._left == 0:
+        if self._kind in (None, step):
+            self._left -= 1
+        if self._left == 0 and not self.is_over.is_set():
             self._machine.freeze_disk()
             self.is_over.set()
         if self._left <= 0:
@@ -276,3 +279,60 @@ async def test_what_is_synced_is_on_the_disk_with_its_names(
         await a.up.vfs.fsync_dir()
         assert synced[-1].endswith("store.db-wal")
         a.on_step = None
+
+
+async def _rename(a: Machine, path: str) -> None:
+    await a.rename(path, "moved")
+
+
+async def _remove(a: Machine, path: str) -> None:
+    await (a.rmdir(path) if path == "d" else a.unlink(path))
+
+
+@pytest.mark.parametrize("sequel", [_rename, _remove])
+@pytest.mark.parametrize("key", ["f", "d/"])
+async def test_what_a_busy_server_still_did_after_the_crash_is_known_as_ours(
+    tmp_path: Path,
+    bucket: MemoryStore,
+    autojump_clock: MockClock,
+    key: str,
+    sequel: Callable[[Machine, str], Awaitable[None]],
+) -> None:
+    """The request had arrived when the mount died; the server comes to it after the restart."""
+    path, step = key.rstrip("/"), "make_dir:commit" if key.endswith("/") else "put:commit"
+    async with machines(tmp_path, bucket, "a", "b", upload_delay_s=0.0) as (a, b):
+        crash = CrashAt(a, 1, step)
+        await (a.mkdir(path) if key.endswith("/") else a.write(path, b"content"))
+        await crash.is_over.wait()
+        a.on_step = None
+        await a.end()
+        await a.start()
+        (put_id,) = [row[0] for row in a.up.store.all("SELECT put_id FROM attempt")]
+        await sequel(a, path)
+        await trio.sleep(1)
+        assert bucket.item(key) is None
+        bucket.write(key, b"" if key.endswith("/") else b"content", put_id=put_id)
+        content = None if key.endswith("/") else b"content"
+        assert await agree(a, b) == ({"moved": content} if sequel is _rename else {})
+        assert a.conflicts() == []
+
+
+@pytest.mark.parametrize("key", ["f", "d/"])
+async def test_what_a_busy_server_still_removed_after_the_crash_is_not_the_new_one(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock, key: str
+) -> None:
+    path, is_dir = key.rstrip("/"), key.endswith("/")
+    bucket.write(key, b"" if is_dir else b"old")
+    async with machines(tmp_path, bucket, "a", "b", upload_delay_s=0.0) as (a, b):
+        await a.show()
+        crash = CrashAt(a, 1, "delete:commit")
+        await _remove(a, path)
+        await crash.is_over.wait()
+        a.on_step = None
+        await a.end()
+        await a.start()
+        await (a.mkdir(path) if is_dir else a.write(path, b"new"))
+        await trio.sleep(1)
+        bucket.remove(key)
+        assert await agree(a, b) == {path: None if is_dir else b"new"}
+        assert a.conflicts() == []

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from csyncfs import fsck
 from tests.support.mounts import Mount, mounting
 from tests.support.servers import SeaweedFS
 from tests.support.storm import Storm
@@ -108,15 +107,11 @@ class Bench:
         """Unmount; the store has to be sound."""
         if self.mount.unmount():
             raise Failed("the mount did not end well")
-        (state_dir,) = [p for p in (self.mount.home / "state").iterdir() if p.name != "mounts"]
-        found = fsck.check(fsck.Places(state_dir, self.mount.home / "cache" / state_dir.name))
-        if found.findings:
-            raise Failed(f"fsck says {found.findings}")
+        if found := self.mount.fsck():
+            raise Failed(f"fsck says {found}")
 
     def memory(self) -> str:
-        lines = Path(f"/proc/{self.mount.pid}/status").read_text().splitlines()
-        peak = next(line.split()[1] for line in lines if line.startswith("VmHWM"))
-        return f"{int(peak) >> 10} MiB"
+        return f"{self.mount.memory_kib('VmHWM') >> 10} MiB"
 
 
 def git(bench: Bench) -> None:

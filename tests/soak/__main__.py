@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import os
 import random
-import subprocess
+import signal
 import sys
 import tempfile
 import threading
@@ -22,8 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from csyncfs import fsck
-from tests.support.mounts import Mount, is_mounted, mounting
+from tests.support.mounts import Mount, mounting
 from tests.support.promises import DIR, Program, Tree, look
 from tests.support.servers import SeaweedFS
 from tests.support.storm import Storm
@@ -80,28 +79,24 @@ class Desk:
         mount.process.kill()
         mount.process.wait(timeout=20)
         self.end()
-        while is_mounted(mount.path):
-            subprocess.run(["umount", "-l", str(mount.path)], check=False, capture_output=True)
+        mount.take_down()
         self.fsck()
         mount.start()
         self.check(mount.path)
         self.start()
 
     def fsck(self) -> None:
-        (state,) = [p for p in (self.mount.home / "state").iterdir() if p.name != "mounts"]
-        report = fsck.check(fsck.Places(state, self.mount.home / "cache" / state.name))
-        assert report.findings == [], report.findings
+        found = self.mount.fsck()
+        assert found == [], found
 
     def kill_transfer(self) -> None:
-        for thread in Path(f"/proc/{self.mount.pid}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                for pid in thread.read_text().split()[:1]:
-                    os.kill(int(pid), 9)
+        pid = self.mount.transfer_pid()
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def sample(self, began: float) -> None:
-        lines = Path(f"/proc/{self.mount.pid}/status").read_text().splitlines()
-        rss = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
-        self.rss_kib.append((time.monotonic() - began, rss))
+        self.rss_kib.append((time.monotonic() - began, self.mount.memory_kib("VmRSS")))
 
 
 @dataclass

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+
+from csyncfs import fsck
 
 _BIN = Path(sys.executable).parent
 _PROGRAM = [str(_BIN / "csyncfs")]
@@ -118,7 +120,12 @@ class Mount:
         assert self.process is not None
         self.process.kill()
         self.process.wait(timeout=_END_S)
-        subprocess.run(["umount", "-l", str(self.path)], check=False, capture_output=True)
+        self.take_down()
+
+    def take_down(self) -> None:
+        """Remove the mountpoint of a process that is dead; some call may hold on to it."""
+        while is_mounted(self.path):
+            subprocess.run(["umount", "-l", str(self.path)], check=False, capture_output=True)
 
     def end(self) -> None:
         """Leave nothing behind, in whatever state it is."""
@@ -127,6 +134,28 @@ class Mount:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(timeout=_END_S)
+
+    def transfer_pid(self) -> int | None:
+        """The transfer process, which any thread may have started; None: there is none now."""
+        children: list[str] = []
+        for thread in Path(f"/proc/{self.pid}/task").glob("*/children"):
+            with suppress(OSError):
+                children += thread.read_text().split()
+        return int(children[0]) if children else None
+
+    def memory_kib(self, field_name: str) -> int:
+        """Of the mount process, as /proc/PID/status calls it: VmRSS, VmHWM."""
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(field_name))
+
+    def state_dir(self) -> Path:
+        (found,) = [p for p in (self.home / "state").iterdir() if p.name != "mounts"]
+        return found
+
+    def fsck(self) -> list[fsck.Finding]:
+        """What csyncfs fsck finds; only while it is not mounted."""
+        state_dir = self.state_dir()
+        return fsck.check(fsck.Places(state_dir, self.home / "cache" / state_dir.name)).findings
 
     def wipe_cache(self) -> None:
         """What a user may do to the cache directory at any time."""
