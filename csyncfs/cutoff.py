@@ -5,6 +5,7 @@ Owns how long to give it. Until then "not there" proves nothing, and what is put
 was being removed might be removed as well.
 """
 
+import math
 from typing import Final
 
 import trio
@@ -12,7 +13,7 @@ import trio
 from csyncfs.store import attempts, journal
 from csyncfs.store.db import Store
 from csyncfs.store.journal import Intent, IntentKind
-from csyncfs.types import InodeId
+from csyncfs.types import InodeId, Seq
 
 # Ten times what a busy server takes for a small request; a mount after a crash waits as long.
 _STILL_WORKED_ON_S: Final = 2.0
@@ -22,12 +23,17 @@ class CutOff:
     """What a server may still be working on. Never waits; times are trio's, in seconds."""
 
     def __init__(self, store: Store) -> None:
-        """All requests of earlier runs have been cut off now at the latest."""
         self._store = store
-        self._started_until = trio.current_time() + _STILL_WORKED_ON_S
-        self._last_seq = journal.newest(store)
-        self._making = dict.fromkeys(attempts.all_inodes(store), self._started_until)
+        self._last_seq = Seq(0)
+        self._started_until = -math.inf
+        self._making: dict[InodeId, float] = {}
         self._removing: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """All requests of earlier runs have been cut off now at the latest."""
+        self._last_seq = journal.newest(self._store)
+        self._started_until = trio.current_time() + _STILL_WORKED_ON_S
+        self._making = dict.fromkeys(attempts.all_inodes(self._store), self._started_until)
 
     def note(self, intent: Intent) -> None:
         """The intent's request ended without a reply."""

@@ -75,8 +75,6 @@ class Promise:
             raise NotYet("another upload to this name is on its way")
         absorbed = journal.delete_at(self.store, target.key)
         if absorbed is None:
-            if attempts.maker_at(self.store, target.key) not in (None, ino):
-                raise NotYet("it has to be known first what another upload to this name has done")
             return ABSENT, None, target
         is_other_running = absorbed.inode != ino and absorbed.inode in self.table.running
         if is_other_running or self.ordering.is_needed_by_reader(target.key):
@@ -88,12 +86,17 @@ class Promise:
 
     def must_be_free(self, ino: InodeId, key: str) -> None:
         """Raise NotYet while another inode's item, or a directory or file of the same name
-        that was removed here, is still at the key in the cloud."""
+        that was removed here, is or may be at the key in the cloud."""
         owner = self.ordering.owner(key)
         if owner is not None and owner.id != ino:
             raise NotYet("the name still belongs to another item in the cloud")
         if journal.delete_at(self.store, other_kind(key)):
             raise NotYet("what had the name before has to go first")
+        for taken in (key, other_kind(key)):
+            maker = attempts.maker_at(self.store, taken)
+            # What an unlinked one left has a DELETE, which is for the caller to look at.
+            if maker not in (None, ino, *journal.deleters_at(self.store, key)):
+                raise NotYet("it has to be known first what another request for it has done")
 
     def must_stay(self, key: str) -> None:
         """Raise NotYet while a request to remove what is at the key may still have an effect."""

@@ -96,6 +96,7 @@ class Uploader:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run intents until cancelled; what is unfinished stays in the journal."""
+        self._uploads.begin()
         async with trio.open_nursery() as nursery:
             task_status.started()
             while True:

@@ -9,9 +9,9 @@ from csyncfs.copies import Copies
 from csyncfs.echoes import Echoes
 from csyncfs.errors import Ambiguous, FsError, NotFound, Offline, StoreError, Superseded
 from csyncfs.moves import Moves
-from csyncfs.promise import Promise
+from csyncfs.promise import NotYet, Promise
 from csyncfs.puts import Puts
-from csyncfs.store import inodes, journal
+from csyncfs.store import attempts, inodes, journal
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import Intent, IntentKind
 from csyncfs.types import InodeId
@@ -31,23 +31,32 @@ class Uploads:
         self._moves = moves
         self._echoes = Echoes(promise, puts, moves)
 
+    def begin(self) -> None:
+        """Before the first one."""
+        self._promise.cut_off.begin()
+
     def blocker(self, intent: Intent) -> InodeId | None:
         """The inode of which something else has to reach the cloud first."""
-        return self._promise.ordering.blocker(intent)
+        blocker = self._promise.ordering.blocker(intent)
+        if blocker is not None and self._is_open(intent):
+            # What became of the last request can be asked at any time, and others wait for it.
+            return None
+        return blocker
+
+    def _is_open(self, intent: Intent) -> bool:
+        if intent.kind == IntentKind.DELETE:
+            return False
+        return attempts.of_inode(self._store, intent.inode) is not None
 
     async def execute(self, intent: Intent) -> None:
         """Carry the intent out; the journal says what is left to do afterwards."""
-        try:
-            await self._carry_out(intent)
-        except (Ambiguous, Offline):
-            self._promise.cut_off.note(intent)
-            raise
-
-    async def _carry_out(self, intent: Intent) -> None:
         if intent.kind == IntentKind.DELETE:
-            await (self._moves.delete if intent.put_id is None else self._echoes.delete)(intent)
+            await self._delete(intent)
             return
-        await self._echoes.find_out(intent)
+        if self._is_open(intent):
+            await self._echoes.find_out(intent)
+            if self.blocker(intent) is not None:
+                raise NotYet("something else has to come first")
         found = journal.get(self._store, intent.seq)
         if found is None:
             return
@@ -61,6 +70,9 @@ class Uploads:
         except Superseded:
             self._echoes.known(intent.inode)
             raise
+        except (Ambiguous, Offline):
+            self._promise.cut_off.note(intent)
+            raise
         except NotFound:
             # The directory it belongs into is gone: a look at it says what to do.
             self._promise.look_at_parent(intent.inode)
@@ -69,6 +81,16 @@ class Uploads:
             # Unlinked in the middle: its other promises take care of what was made.
             if exc.code != errno.ENOENT or inodes.names_of(self._store, intent.inode):
                 raise
+
+    async def _delete(self, intent: Intent) -> None:
+        if intent.put_id is not None:
+            await self._echoes.delete(intent)
+            return
+        try:
+            await self._moves.delete(intent)
+        except (Ambiguous, Offline):
+            self._promise.cut_off.note(intent)
+            raise
 
     def _step(self, intent: Intent, row: InodeRow) -> Callable[[Intent, InodeRow], Awaitable[None]]:
         match IntentKind(intent.kind):

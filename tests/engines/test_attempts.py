@@ -189,3 +189,20 @@ async def test_an_upload_that_was_not_lost_but_refused_is_still_a_conflict(
         shown = await agree(a)
         assert shown.pop("f") == b"theirs"
         assert list(shown.values()) == [LATER]
+
+
+async def test_a_file_goes_into_a_directory_of_its_name_before_its_lost_upload_is_known(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """It waits for the directory, and the directory for knowing what stands at its name."""
+    async with machines(tmp_path, bucket, "a", "b", upload_delay_s=0.0) as (a, b):
+        await a.show()
+        await a.write("f", NEW)
+        await _crash_after(a, "put:done")
+        await a.rename("f", "t")
+        await a.mkdir("f")
+        await a.rename("t", "f/t")
+        a.on_step = None
+        await trio.sleep(70)
+        assert await agree(a, b) == {"f": None, "f/t": NEW}
+        assert a.conflicts() == []
