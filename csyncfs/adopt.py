@@ -275,9 +275,6 @@ class Adopter(Keeping):
         file = self._tree.file_of(row)
         with self.changes():
             self._tree.stand_on(row, item, item.location.key, self._clock.now_ns())
-            live = self._table.get(row.id)
-            if live is not None:
-                live.base = item.version
             if row.alias_of is not None:
                 aliases.set_link(self._store, row.id, file.link)
                 if row.dirty and self._says(item, file):
@@ -396,13 +393,13 @@ class Adopter(Keeping):
         row = self._tree.row(row.id)
         with self.changes():
             inodes.set_no_item(self._store, row.id)
+            self._table.rebase(self._store, row.id, None)
             dentry = inodes.names_of(self._store, row.id)[0]
             if not names.is_conflict_name(dentry.name):
                 aside = self._free_conflict_name(dentry.parent, dentry.name, self._clock.now_ns())
                 inodes.unlink(self._store, dentry.parent, dentry.name)
                 inodes.link(self._store, dentry.parent, aside, row.id)
                 self._entries += [(dentry.parent, dentry.name), (dentry.parent, aside)]
-        live.base = None
         self._content.flush(live)
         log.error(
             "edit of a removed file kept without the bytes that were never fetched ino=%d bytes=%d",

@@ -126,5 +126,4 @@ class Copies:
             self._promise.look_at_parent(file.id)
             raise Retry("somebody else changed the file under another of its names")
         self._promise.refused(row, target, expect, absorbed, item)
-        if item is None or not self._promise.is_own(row, item):
-            await self._adopter.resolve(row.id, item)
+        await self._adopter.resolve(row.id, item)

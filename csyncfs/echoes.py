@@ -109,8 +109,6 @@ class Echoes:
             if row.is_dir:
                 self._tree.forget_dir_keys()
                 self._made_dir(row, item, now)
-        if live is not None:
-            live.base = item.version
 
     def _made_dir(self, row: InodeRow, item: Item, now: int) -> None:
         if journal.find(self._store, row.id, IntentKind.MKDIR) is None:

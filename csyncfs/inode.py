@@ -128,6 +128,17 @@ class InodeTable:
     def drop(self, ino: InodeId) -> None:
         del self._live[ino]
 
+    def rebase(self, store: Store, ino: InodeId, base: RemoteVersion | None) -> None:
+        """The inode descends from another version as soon as the transaction has committed."""
+        live = self._live.get(ino)
+        if live is None:
+            return
+
+        def rebased() -> None:
+            live.base = base
+
+        store.after_commit(rebased)
+
     def __iter__(self) -> Iterator[LiveInode]:
         return iter(list(self._live.values()))
 

@@ -259,9 +259,6 @@ class Keeping(Arrivals):
             if is_good and alias.link == row.link and not self._is_promised(alias):
                 with self.changes():
                     self._tree.swap_with_alias(row, alias)
-                live = self._table.get(row.id)
-                if live is not None:
-                    live.base = alias.base
                 return self._tree.row(alias.id)
         return row
 
@@ -291,7 +288,6 @@ class Keeping(Arrivals):
             if not self._says(item, row):
                 # Ours are newer: the PUT that goes would have carried them.
                 journal.add_now(self._store, IntentKind.ATTRS, row.id, now, is_dir=False)
-            live.base = item.version
         self._content.settle_file(live)
         log.info("adopted ino=%d: the cloud has the same bytes", row.id)
 
@@ -406,6 +402,7 @@ class Keeping(Arrivals):
         if not stat.S_ISREG(row.mode) or row.alias_of is not None:
             return
         live = self._content.pin(row)
+        # At once: what is dropped, and where zeros end it, follows from it.
         live.base = base
         if base is not None:
             self._content.drop_clean(live)

@@ -139,13 +139,7 @@ class Links(Places):
         )
         inodes.set_no_item(self._store, heir.id)
         aliases.set_link(self._store, row.id, heir.link)
-        live = self._table.get(row.id)
-        if live is not None:
-
-            def rebased() -> None:
-                live.base = heir.base
-
-            self._store.after_commit(rebased)
+        self._table.rebase(self._store, row.id, heir.base)
         journal.remove_kind(self._store, row.id, IntentKind.MOVE)
         if journal.find(self._store, heir.id, IntentKind.MOVE):
             self.settle_place(row.id, now)
@@ -201,4 +195,5 @@ class Links(Places):
                 item_id=other.item_id,
                 remote_key=other.remote_key,
             )
+            self._table.rebase(self._store, ino, other.base)
             aliases.set_link(self._store, ino, other.link)

@@ -100,9 +100,6 @@ class Moves:
             self._promise.delete_later(ino, target, item.version, is_dir=False)
             return
         self._promise.settle(current, target, item, now)
-        live = self._promise.table.get(ino)
-        if live is not None:
-            live.base = item.version
 
     def _put_id(self, intent: Intent) -> str:
         if intent.put_id is not None:
@@ -498,9 +495,6 @@ class Moves:
                 self._promise.delete_later(row.id, location, item.version, is_dir=row.is_dir)
                 return
             self._promise.settle(current, location, item, now)
-            live = self._promise.table.get(row.id)
-            if live is not None:
-                live.base = item.version
             if current.is_linked:
                 self._tree.follow(row.id, now)
             self._promise.recheck_attributes(row.id, writing, now)

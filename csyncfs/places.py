@@ -115,6 +115,7 @@ class Places:
         """The item at this key is what the inode descends from now. If the name has moved on
         meanwhile, a MOVE follows it; a name that is not the key's stays."""
         inodes.set_item(self._store, row.id, item, key)
+        self._table.rebase(self._store, row.id, item.version)
         if row.remote_key != key or journal.find(self._store, row.id, IntentKind.MOVE):
             self.settle_place(row.id, now)
 

@@ -223,22 +223,6 @@ class Promise:
             # What it was to take the place of is gone; nothing of its own is.
             raise NotYet("what was to be overwritten is gone")
 
-    def is_own(self, row: InodeRow, item: Item) -> bool:
-        """Whether another inode of ours put this there and never heard of it: a crash or a
-        lost reply, and then a rename. It is noted; its MOVE has to come first."""
-        other = journal.by_put_id(self.store, item.put_id) if item.put_id else None
-        if other is None or other.inode in (row.id, *self.table.running):
-            return False
-        with self.store.transaction():
-            owner = inodes.get(self.store, other.inode)
-            if owner is None or owner.nlink == 0 or owner.in_cloud:
-                return False
-            self.settle(owner, item.location, item, self.clock.now_ns())
-        live = self.table.get(other.inode)
-        if live is not None:
-            live.base = item.version
-        return True
-
     def look_at_parent(self, ino: InodeId) -> None:
         """List the directory soon that the inode is in."""
         for dentry in inodes.names_of(self.store, ino):

@@ -139,5 +139,4 @@ class Puts:
         """Somebody else changed what we were about to overwrite."""
         item = exc.current or await self._promise.head(target, Kind.FILE)
         self._promise.refused(row, target, expect, absorbed, item)
-        if item is None or not self._promise.is_own(row, item):
-            await self._adopter.resolve(row.id, item)
+        await self._adopter.resolve(row.id, item)

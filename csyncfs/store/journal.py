@@ -157,12 +157,6 @@ def has_any(store: Store, ino: InodeId) -> bool:
     )
 
 
-def by_put_id(store: Store, put_id: str) -> Intent | None:
-    """The promise whose last attempt stamped this id."""
-    row = store.one(f"SELECT {_COLUMNS} FROM intent WHERE put_id = ? LIMIT 1", (put_id,))
-    return Intent._make(row) if row else None
-
-
 def delete_at(store: Store, key: str) -> Intent | None:
     """The pending DELETE of exactly this key."""
     row = store.one(
