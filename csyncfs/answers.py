@@ -105,6 +105,8 @@ class FlushProgress(msgspec.Struct, frozen=True):
     done: int
     """Changes sent since the flush began."""
     held: int
+    error: str | None = None
+    """Why the store takes nothing now; None: it does."""
 
 
 def shown(path: bytes) -> str:

@@ -121,7 +121,12 @@ class Steering:
             remaining_bytes=totals.put_bytes,
             done=self._uploader.done_count - before,
             held=totals.held,
+            error=self._trouble() if totals.waiting else None,
         )
+
+    def _trouble(self) -> str | None:
+        error = self._uploader.last_error or self._client.last_error
+        return error or (None if self._client.online else "the store has not answered yet")
 
     async def cache_ls(self, path: str | None) -> list[CacheRow]:
         self._content.save_all()

@@ -162,6 +162,8 @@ def flushed(answer: FlushProgress, *, waited: bool) -> None:
     left = f"{number(answer.remaining, 'change')} ({size(answer.remaining_bytes)})"
     if answer.remaining:
         line = f"{left} still to send" if waited else f"sending {left}"
+        if waited and answer.error:
+            line += f": {printable(answer.error).plain}"
     else:
         line = "nothing left to send"
     if answer.held:

@@ -184,6 +184,9 @@ def test_flush_that_runs_out_of_time_says_what_is_left(admin: Admin, fake: FakeS
     fake.is_stuck = True
     code, out, _ = admin("flush", "--timeout", "0.1")
     assert (code, out) == (cli.LEFT, "3 changes (300 B) still to send\n")
+    fake.trouble = "no route to \x1b[31mthere"
+    _, out, _ = admin("flush", "--timeout", "0.1")
+    assert out == r"3 changes (300 B) still to send: no route to \x1b[31mthere" + "\n"
     code, out, _ = admin("--json", "flush", "--timeout", "0.1")
     assert (code, json.loads(out)["remaining"]) == (cli.LEFT, 3)
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -353,6 +354,8 @@ def test_without_the_server_all_goes_on_that_can(cloud: Cloud, way: str) -> None
             assert _ls(mount.path) == listing
             _work_offline(mount.path)
             _reads_fail_in_time(mount.path / "d1" / "f1")
+            told = mount.admin("flush", "--timeout", "1", check=False)
+            assert re.search(r"still to send: .*(cannot be reached|broke|not answer)", told), told
         finally:
             server.start() if way == "stopped" else server.resume()
         # By itself, within the pauses between its tries.

@@ -26,6 +26,7 @@ class FakeSteer:
     pending: int = 3
     held: int = 0
     is_stuck: bool = False
+    trouble: str | None = None
     """A waiting flush never gets anything done."""
     asked: list[tuple[object, ...]] = field(default_factory=list[tuple[object, ...]])
     cancelled: trio.Event = field(default_factory=trio.Event)
@@ -60,7 +61,7 @@ class FakeSteer:
             self.pending, done = self.pending - 1, done + 1
         if wait and self.is_stuck:
             await self._wait_for_ever(timeout_s, progress)
-        return FlushProgress(self.pending, self.pending * 100, done, self.held)
+        return FlushProgress(self.pending, self.pending * 100, done, self.held, self.trouble)
 
     async def _wait_for_ever(self, timeout_s: float | None, progress: Progress) -> None:
         try:
