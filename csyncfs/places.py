@@ -9,6 +9,7 @@ import errno
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from csyncfs import names
 from csyncfs.clock import Clock
@@ -19,6 +20,10 @@ from csyncfs.store.db import Store
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import IntentKind
 from csyncfs.types import ROOT, InodeId, Item, Kind, Location
+
+# What is remembered of directories' keys: so many, and so many characters altogether.
+_DIR_KEYS: Final = 100_000
+_DIR_KEYS_LENGTH: Final = 16 << 20
 
 
 @dataclass(slots=True)
@@ -50,6 +55,7 @@ class Places:
         self.policy = policy
         self._journal_grew = journal_grew
         self._dir_keys: dict[InodeId, str] = {ROOT: ""}
+        self._dir_keys_length = 0
 
     def row(self, ino: InodeId) -> InodeRow:
         """Raises ENOENT for an inode that is gone: the kernel may still ask."""
@@ -62,14 +68,27 @@ class Places:
 
     def dir_key(self, ino: InodeId) -> str:
         """Where this directory's item is in the cloud, or will be when it is made."""
-        key = self._dir_keys.get(ino)
-        if key is None:
-            row = self.row(ino)
-            key = self.location(row).key
-            if len(self._dir_keys) > 100_000:
-                self._dir_keys = {ROOT: ""}
-            self._dir_keys[ino] = key
+        at, above, key = ino, list[tuple[InodeId, bytes]](), self._dir_keys.get(ino)
+        # Not by recursion: directories may be nested thousands deep.
+        while key is None:
+            key = self.row(at).remote_key
+            if key is not None:
+                self._remember(at, key)
+            else:
+                dentry = self._dentry(at)
+                above.append((at, dentry.name))
+                at, key = dentry.parent, self._dir_keys.get(dentry.parent)
+        for at, name in reversed(above):
+            key = names.child_key(key, self._segment(name), Kind.DIR)
+            self._remember(at, key)
         return key
+
+    def _remember(self, ino: InodeId, key: str) -> None:
+        self._dir_keys_length += len(key)
+        if len(self._dir_keys) > _DIR_KEYS or self._dir_keys_length > _DIR_KEYS_LENGTH:
+            self.forget_dir_keys()
+            self._dir_keys_length = len(key)
+        self._dir_keys[ino] = key
 
     def location(self, row: InodeRow) -> Location:
         """Where the inode's item is, or will be. Raises ENOENT for an unlinked one."""
@@ -94,12 +113,16 @@ class Places:
 
     def child_key(self, parent: InodeId, name: bytes, *, is_dir: bool) -> str:
         """Key of a child of this name."""
-        segment = names.to_segment(name, utf8_only=not self.policy.raw_names)
-        return names.child_key(self.dir_key(parent), segment, Kind.DIR if is_dir else Kind.FILE)
+        kind = Kind.DIR if is_dir else Kind.FILE
+        return names.child_key(self.dir_key(parent), self._segment(name), kind)
+
+    def _segment(self, name: bytes) -> str:
+        return names.to_segment(name, utf8_only=not self.policy.raw_names)
 
     def forget_dir_keys(self) -> None:
         """A directory's place changed: derive again."""
         self._dir_keys = {ROOT: ""}
+        self._dir_keys_length = 0
 
     def pin_place(self, row: InodeRow) -> None:
         """Before the name changes: note where the item is."""

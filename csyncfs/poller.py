@@ -7,6 +7,7 @@ answer; one in use is listed again behind the answer once its listing is older t
 
 import errno
 import logging
+import random
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from csyncfs.clock import Clock
 from csyncfs.errors import CsyncError, FsError, NotFound, Retry
 from csyncfs.inode import InodeTable
 from csyncfs.ordering import Ordering
+from csyncfs.retry import delay_s
 from csyncfs.store import attempts, inodes, journal
 from csyncfs.store.db import Store
 from csyncfs.store.inodes import InodeRow
@@ -74,6 +76,8 @@ class Poller:
         self._listings: dict[InodeId, _Listing] = {}
         self._learning: set[_Listing] = set()
         self._failed_at: dict[InodeId, float] = {}
+        self.is_dark = False
+        """Somebody waited for names in vain, and none came since."""
         self._queue: deque[InodeId] = deque()
         self._queued: set[InodeId] = set()
         self._untold: deque[InodeId] = deque()
@@ -114,19 +118,37 @@ class Poller:
         if row.listed_ns is not None:
             self.used(row)
             return
+        with trio.move_on_after(self._timeout_s) as patience, waiting("names from the store"):
+            await self._list_in_time(row.id)
+        if patience.cancelled_caught:
+            self.is_dark = True
+            raise FsError(errno.ETIMEDOUT, "the store did not answer in time")
+
+    async def _list_in_time(self, directory: InodeId) -> None:
+        """Try again what may get better, as long as somebody waits. After somebody has waited in
+        vain nobody else does, until the store has told names again."""
+        tries = 0
+        while True:
+            listing = self._list_soon(directory)
+            await listing.done.wait()
+            if listing.error is None:
+                return
+            if not isinstance(listing.error, Retry) or self.is_dark:
+                raise listing.error
+            after_s = listing.error.after_s
+            await trio.sleep(
+                delay_s(tries, base_s=0.2, cap_s=2.0, jitter=random.random, after_s=after_s)
+            )
+            tries += 1
+
+    def _list_soon(self, directory: InodeId) -> _Listing:
         if self._nursery is None:
             raise FsError(errno.EIO, "shutting down")
-        listing = self._listings.get(row.id)
+        listing = self._listings.get(directory)
         if listing is None:
-            listing = _Listing()
-            self._listings[row.id] = listing
-            self._nursery.start_soon(self._list, row.id, listing)
-        with trio.move_on_after(self._timeout_s) as patience, waiting("names from the store"):
-            await listing.done.wait()
-        if patience.cancelled_caught:
-            raise FsError(errno.ETIMEDOUT, "the store did not answer in time")
-        if listing.error is not None:
-            raise listing.error
+            listing = self._listings[directory] = _Listing()
+            self._nursery.start_soon(self._list, directory, listing)
+        return listing
 
     def touched(self, key: str) -> None:
         """This mount changed the key just now."""
@@ -163,6 +185,8 @@ class Poller:
                 await self._list_now(directory, listing)
             if patience.cancelled_caught:
                 listing.error = FsError(errno.ETIMEDOUT, "the listing took too long")
+            else:
+                self.is_dark = False
             self._failed_at.pop(directory, None)
         except CsyncError as exc:
             listing.error = exc

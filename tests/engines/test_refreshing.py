@@ -1,6 +1,7 @@
 """Listings: what they show is taken over, what they do not show is gone, and only then."""
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from csyncfs.backends.memory import MemoryStore
-from csyncfs.errors import AccessDenied, BackendError, FsError, Offline
+from csyncfs.errors import AccessDenied, BackendError, FsError, Offline, Throttled
 from tests.support.engines import Machine, agree, machines
 from tests.support.invariants import check_machine
 
@@ -89,8 +90,34 @@ async def test_a_directory_that_cannot_be_listed_says_so(
             raise Offline("no route")
 
         a.on_step = broken
+        began = trio.current_time()
+        with pytest.raises(FsError) as timed_out:
+            await a.list()
+        assert timed_out.value.code == errno.ETIMEDOUT
+        waited_s = trio.current_time() - began
+        # Who comes next does not wait as long for a store that is known to be away.
         with pytest.raises(Offline):
             await a.list()
+        assert trio.current_time() - began < waited_s + 1
+        a.on_step = None
+        assert await a.list() == []
+        assert not a.up.poller.is_dark
+
+
+async def test_a_hiccup_of_the_network_fails_nobody_who_waits_for_names(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    bucket.write("f", b"x")
+    errors: list[BackendError] = [Offline("the transfer process ended"), Throttled("later", 3)]
+    async with machines(tmp_path, bucket, "a") as (a,):
+
+        async def hiccup(step: str, key: str) -> None:
+            if errors and step == "list_page":
+                raise errors.pop()
+
+        a.on_step = hiccup
+        assert await a.list() == ["f"]
+        assert errors == []
 
 
 async def _raced(tmp_path: Path, bucket: MemoryStore, what: str) -> None:

@@ -145,6 +145,8 @@ class Mount:
 
     def memory_kib(self, field_name: str) -> int:
         """Of the mount process, as /proc/PID/status calls it: VmRSS, VmHWM."""
+        assert self.process is not None
+        assert self.process.poll() is None, self.trouble()
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(field_name))
 
