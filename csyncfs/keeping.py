@@ -155,12 +155,24 @@ class Keeping(Arrivals):
             self._content.reap(ino)
         log.debug("removed ino=%d: gone in the cloud", ino)
 
-    async def remove_gone_dir(self, ino: InodeId) -> None:
+    async def remove_gone_dir(self, top: InodeId) -> None:
         """A directory is no longer in the cloud; what was changed here below it stays."""
-        position = 0
-        while entries := inodes.read_dir(self._store, ino, position, _GONE_BATCH):
-            position = entries[-1][0]
-            await self._remove_gone_entries(ino, entries)
+        # Not by recursion: directories may be nested thousands deep.
+        under_way = [(top, 0)]
+        while under_way:
+            ino, position = under_way.pop()
+            entries = inodes.read_dir(self._store, ino, position, _GONE_BATCH)
+            if not entries:
+                self._remove_gone_rest(ino)
+                continue
+            under_way.append((ino, entries[-1][0]))
+            await self._remove_gone_files(ino, entries)
+            for _, _, row in entries:
+                if row.is_dir and self._went_with_its_directory(row):
+                    under_way.append((row.id, 0))
+
+    def _remove_gone_rest(self, ino: InodeId) -> None:
+        """The directory itself, if nothing is left in it."""
         row = inodes.get(self._store, ino)
         if row is None or row.nlink == 0 or not self._went_with_its_directory(row):
             return
@@ -183,7 +195,7 @@ class Keeping(Arrivals):
             journal.add_now(self._store, IntentKind.MKDIR, ino, now, is_dir=True)
             self._tree.forget_dir_keys()
 
-    async def _remove_gone_entries(
+    async def _remove_gone_files(
         self, parent: InodeId, entries: list[tuple[int, bytes, InodeRow]]
     ) -> None:
         gone = [
@@ -206,9 +218,6 @@ class Keeping(Arrivals):
         for ino in left:
             self._keep_rest(ino)
         await trio.lowlevel.checkpoint()
-        for _, _, row in entries:
-            if row.is_dir and self._went_with_its_directory(row):
-                await self.remove_gone_dir(row.id)
 
     def _went_with_its_directory(self, row: InodeRow) -> bool:
         """Whether the item was where its name says, and nothing is promised about it."""

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -249,7 +250,7 @@ def _run(place: Path, server: SeaweedFS) -> None:
     client, bucket = server.client(), server.make_bucket()
     hashes = _make_corpus(client, bucket, rng)
     options = ("upload_delay=0.2", "refresh=2", "timeout=60", "drain=0", "cache_size=64M")
-    options += ("log_level=info",)
+    options += ("log_level=debug",)
     spec, env = f"s3://{bucket}", dict(server.environment())
     with Storm(server.port, rate=_FAULTS, seed=SEED) as storm:
         options = (f"endpoint={storm.endpoint_url}", *options)
@@ -285,13 +286,17 @@ def _run(place: Path, server: SeaweedFS) -> None:
 
 def main() -> int:
     print(f"seed={SEED}, {SOAK_S:.0f} s", flush=True)
-    with tempfile.TemporaryDirectory(prefix="csyncfs-soak-") as root:
-        server = SeaweedFS(Path(root) / "server")
-        server.start()
-        try:
-            _run(Path(root), server)
-        finally:
-            server.stop()
+    root = Path(tempfile.mkdtemp(prefix="csyncfs-soak-"))
+    server = SeaweedFS(root / "server")
+    server.start()
+    try:
+        _run(root, server)
+    except BaseException:
+        print(f"logs, journals and the bucket are kept in {root}", flush=True)
+        raise
+    finally:
+        server.stop()
+    shutil.rmtree(root)
     print("every promise is kept; both mounts, a third one and the bucket agree")
     return 0
 
