@@ -155,6 +155,8 @@ class Call:
         return item_json(self.world, self.drive, item, self.view())
 
     def context(self, suffix: str = "") -> str:
+        if not self.route.drive:
+            return f"{self.world.urls.api}/$metadata#{self.route.op}"
         return f"{self.world.urls.api}/$metadata#drives('{self.drive.id}')/items{suffix}"
 
     def reply_list(self, values: list[Json], **links: str) -> Reply:
@@ -176,7 +178,7 @@ def check_query(request: Request) -> None:
     """Raise GraphError for options that are not supported."""
     for raw in request.query:
         name = raw.removeprefix("$")
-        if name in _REFUSED:
+        if name in _REFUSED and "/sites" not in request.raw_path:
             raise bad_request(f"The query option {raw!r} is not supported.")
         if raw.startswith("$") and name not in _QUERIES:
             raise bad_request(f"The query parameter {raw!r} is not supported.")
