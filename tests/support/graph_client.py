@@ -101,7 +101,7 @@ class Client:
         return self.ask("PUT", f"/root:/{quote(path)}:/content{query}", content)
 
     def mkdir(self, parent: str, name: str, behaviour: str = "fail") -> Answer:
-        body = {"name": name, "folder": {}, BEHAVIOUR: behaviour}
+        body: Json = {"name": name, "folder": {}, BEHAVIOUR: behaviour}
         return self.ask("POST", f"/items/{parent}/children", body)
 
     def session(self, path: str, behaviour: str = "fail", **item: Any) -> Answer:

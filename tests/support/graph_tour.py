@@ -187,5 +187,5 @@ class _Echo(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(token)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: object) -> None:
         """Silent."""

@@ -132,7 +132,7 @@ class Conduct:
             self._check_path(request, route)
 
     def _check_links(self, request: Request) -> None:
-        has_token = "skiptoken=" in request.raw_query or "token=" in request.raw_query
+        has_token = bool({"token", "$token", "skiptoken", "$skiptoken"} & set(request.query))
         is_latest = request.query.get("token") == "latest"
         if has_token and not is_latest and request.target not in self._links:
             self._blame(LINK, request.target, request)
