@@ -232,3 +232,14 @@ def test_known_ids_are_better_than_paths_if_that_is_asked_for(
     assert _kinds(emu) == []
     client.item("f")
     assert _kinds(emu) == ["path"]
+
+
+def test_batches_are_looked_into(emu: Emulator, client: Client) -> None:
+    emu.write("f", b"1")
+    step: Json = {"id": "1", "method": "DELETE", "url": f"{client.drive}/root:/f"}
+    client.ask("POST", f"{emu.api_url}/$batch", {"requests": [step]})
+    assert _kinds(emu) == ["unconditional"]
+    emu.violations.clear()
+    many: list[Json] = [{"id": str(n), "method": "GET", "url": "/me"} for n in range(21)]
+    client.ask("POST", f"{emu.api_url}/$batch", {"requests": many})
+    assert _kinds(emu) == ["batch"]

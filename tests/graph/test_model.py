@@ -220,7 +220,7 @@ def test_every_view_of_the_drive_is_the_same(machine: type[_Machine]) -> None:
     run_state_machine_as_test(  # pyright: ignore[reportUnknownMemberType]
         machine,
         settings=settings(
-            max_examples=12,
+            max_examples=25,
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],

@@ -14,6 +14,8 @@ from tests.support.graph_client import BEHAVIOUR, UNIT
 pytest.importorskip("msgraph")
 pytest.importorskip("azure.identity")
 
+# The library warns of its own classes.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 ALL: Final = ("personal", "business", "sharepoint")
 _MODELS: Final = "msgraph.generated.models"
 

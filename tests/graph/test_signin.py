@@ -9,6 +9,8 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
+import trio
+import trio.testing
 
 from tests.support.graph import Clock, Emulator
 from tests.support.graph.process import GraphProcess
@@ -158,3 +160,40 @@ def test_clock_may_be_somebody_elses() -> None:
         now = 3601.0
         assert client.send("GET", url).status == 401
         client.close()
+
+
+async def test_clock_may_be_trios(mock_clock: trio.testing.MockClock) -> None:
+    with Emulator(clock=Clock(source=mock_clock.current_time)) as emu:
+        emu.write("f", b"1")
+        client = Client(emu)
+        item = await trio.to_thread.run_sync(client.item, "f")
+        url = item["@microsoft.graph.downloadUrl"]
+        assert (await trio.to_thread.run_sync(client.send, "GET", url)).status == 200
+        mock_clock.jump(3600)
+        assert (await trio.to_thread.run_sync(client.send, "GET", url)).status == 401
+        client.close()
+
+
+def test_outage_loses_nothing(emu: Emulator) -> None:
+    emu.write("f", b"1")
+    url = emu.api_url
+    client = Client(emu)
+    assert client.ask("GET", "/root").status == 200
+    emu.stop()
+    with pytest.raises(OSError):
+        client.ask("GET", "/root")
+    with pytest.raises(ConnectionRefusedError):
+        client.ask("GET", "/root")
+    emu.start()
+    assert emu.api_url == url
+    assert client.item("f")["size"] == 1
+    client.close()
+
+
+def test_special_folders_are_made_when_asked_for(emu: Emulator) -> None:
+    client = Client(emu)
+    assert client.get("/special/approot")["name"] == "csyncfs"
+    assert client.get("/special/approot:/")["specialFolder"]["name"] == "approot"
+    assert emu.tree() == {"Apps": None, "Apps/csyncfs": None}
+    assert client.ask("GET", "/special/nothing").status == 404
+    client.close()

@@ -21,8 +21,11 @@ In the test's process (the servers have threads of their own, so any event loop 
 * **Looking**: ``tree()`` (path -> bytes, or None for folders), ``journal`` (every request:
   ``route``, ``method``, ``target``, ``status``, ``fault``, ``payload`` ...), ``count(route=,
   method=)``, ``sessions()``, ``check()`` (the state's own invariants).
-* **Time**: ``emu.clock.advance(s)``. It is real time unless ``Emulator(clock=Clock(frozen=True))``
-  or ``Clock(source=trio.current_time)``-like; expiries, lags, copies and Retry-After go by it.
+* **Time**: ``emu.clock.advance(s)``. It is real time, or stands still with
+  ``Emulator(clock=Clock(frozen=True))``, or is another clock's with
+  ``Clock(source=mock_clock.current_time)`` (trio's; it has to work in any thread). Expiries, lags,
+  copies, post-processing and enforced pauses go by it; the seconds of a fault's action are real.
+* **An outage**: ``stop()``; ``start()`` brings the same state back at the same addresses.
 * **Quirks**: ``emu.knobs.<name> = ...``, see ``knobs.Knobs``: every switch with its meaning.
   ``set_quota(n)``, ``expire_delta("apply"|"upload")``, ``prune_delta()``, ``expire_urls()``,
   ``revoke_tokens()``, ``cae_challenge()``.

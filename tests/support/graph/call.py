@@ -1,12 +1,11 @@
 """One request of the API with what it addresses, and the rules all operations share."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from tests.support.graph import naming, tags
 from tests.support.graph.clock import time_of
-from tests.support.graph.drives import Drive, Item, Times
+from tests.support.graph.drives import Drive, Item, Kind, Times
 from tests.support.graph.failures import (
     GraphError,
     Json,
@@ -23,6 +22,13 @@ from tests.support.graph.world import World
 BEHAVIOUR = "@microsoft.graph.conflictBehavior"
 SOURCE_URL = "@microsoft.graph.sourceUrl"
 _QUERIES = frozenset({"select", "top", "expand", "orderby", "skiptoken", "token", "count"})
+_SPECIAL = {
+    "approot": ("Apps", "csyncfs"),
+    "documents": ("Documents",),
+    "photos": ("Pictures",),
+    "cameraroll": ("Pictures", "Camera Roll"),
+    "music": ("Music",),
+}
 _REFUSED = frozenset({"skip", "search", "filter"})
 
 
@@ -84,13 +90,18 @@ class Call:
             raise not_found()
 
     def _special(self) -> Item:
-        name = self.route.special
-        if name == "approot":
-            name = "csyncfs"
-        for item in self.drive.items.values():
-            if item.special.lower() == name.lower() and not item.deleted:
+        """Made when somebody asks for it. Raises GraphError for names the service has not."""
+        name, drive = self.route.special.lower(), self.drive
+        for item in drive.items.values():
+            if item.special == name and not item.deleted:
                 return item
-        raise not_found()
+        if name not in _SPECIAL:
+            raise not_found()
+        folder = drive.root
+        for part in _SPECIAL[name]:
+            folder = drive.child(folder, part) or drive.add(folder, part, Kind.FOLDER)
+        folder.special = name
+        return folder
 
     # ---- conditions ---------------------------------------------------------------------
 
@@ -238,9 +249,3 @@ def parent_in(call: Call, reference: Json | None) -> Item | None:
     if item_id is None:
         return None
     return drive.get(str(item_id))
-
-
-def without_tags(request: Request) -> Request:
-    """The same request without its conditions."""
-    kept = {k: v for k, v in request.headers.items() if k not in ("if-match", "if-none-match")}
-    return dataclasses.replace(request, headers=kept)

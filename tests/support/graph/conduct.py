@@ -7,10 +7,12 @@ from typing import Final
 from urllib.parse import unquote
 
 from tests.support.graph import naming
+from tests.support.graph.drives import Item
 from tests.support.graph.failures import GraphError, Json
 from tests.support.graph.knobs import MIB
 from tests.support.graph.messages import Host, Reply, Request
 from tests.support.graph.routes import Route, parse
+from tests.support.graph.service import BATCH_MAX, inner_request
 from tests.support.graph.sessions import FRAGMENT_MAX, UNIT
 from tests.support.graph.world import Exchange, World
 
@@ -126,10 +128,18 @@ class Conduct:
         self._check_links(request)
         self._check_retry(request, route)
         self._check_write(request, route, body)
-        if route.op == "batch" and len(body.get("requests", [])) > 20:
-            self._blame(BATCH, str(len(body["requests"])), request)
+        if route.op == "batch":
+            self._check_batch(request, exchange, body)
         if route.names and PATH in self.watched:
             self._check_path(request, route)
+
+    def _check_batch(self, request: Request, exchange: Exchange, body: Json) -> None:
+        parts: list[Json] = body.get("requests") or []
+        if len(parts) > BATCH_MAX:
+            self._blame(BATCH, str(len(parts)), request)
+        for part in parts:
+            if part.get("method") and part.get("url"):
+                self._check_api(inner_request(request, part), exchange)
 
     def _check_links(self, request: Request) -> None:
         has_token = bool({"token", "$token", "skiptoken", "$skiptoken"} & set(request.query))
@@ -178,9 +188,9 @@ class Conduct:
     def _check_condition(self, request: Request, route: Route) -> None:
         if "if-match" in request.headers:
             return
-        drive = self._world.drives.get(route.drive) or self._world.drive
-        if route.names is None and drive.find(route.item) is None:
-            return
+        item = self._addressed(route)
+        if item is None or not item.is_file:
+            return  # what is in a folder has no part in the folder's tags
         self._blame(UNCONDITIONAL, f"{request.method} {request.path}", request)
 
     def _check_name(self, request: Request, name: object) -> None:
@@ -188,11 +198,14 @@ class Conduct:
             self._blame(NAME, repr(name), request)
 
     def _check_path(self, request: Request, route: Route) -> None:
-        drive = self._world.drives.get(route.drive) or self._world.drive
-        start = drive.find(route.item)
-        item = None if start is None else drive.walk(start, route.names or ())
+        item = self._addressed(route)
         if item is not None and item.id in self._shown_ids:
             self._blame(PATH, request.path, request)
+
+    def _addressed(self, route: Route) -> Item | None:
+        drive = self._world.drives.get(route.drive) or self._world.drive
+        start = drive.find(route.item)
+        return None if start is None else drive.walk(start, route.names or ())
 
     # ---- the other hosts ----------------------------------------------------------------
 

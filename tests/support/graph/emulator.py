@@ -62,7 +62,7 @@ class Emulator:
         return self
 
     def stop(self) -> None:
-        """Everything it knew is gone, unless it is started again."""
+        """The hosts are down; ``start`` brings them back, at the same addresses."""
         for server in self._servers:
             server.stop()
         self._servers.clear()

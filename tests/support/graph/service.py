@@ -6,10 +6,10 @@ from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
 from tests.support.graph import content, delta, extras, items, sessions
-from tests.support.graph.call import Call, Handler, Table, check_query
+from tests.support.graph.call import Call, Handler, check_query
 from tests.support.graph.failures import GraphError, Json, bad_request, error_body, not_found
 from tests.support.graph.messages import Host, Reply, Request
-from tests.support.graph.routes import PREFIX, Route, parse
+from tests.support.graph.routes import PREFIX, parse
 from tests.support.graph.throttle import cost
 from tests.support.graph.world import World
 
@@ -113,14 +113,15 @@ def _step(world: World, request: Request, part: Json, statuses: dict[str, int]) 
     needed: list[Any] = part.get("dependsOn") or part.get("depends_on") or []
     if any(statuses.get(str(other), 424) >= 400 for other in needed):
         return {"id": str(part["id"]), "status": 424, "headers": {}, "body": {}}
-    reply = answer(world, _inner_request(request, part))
+    reply = answer(world, inner_request(request, part))
     body = reply.payload
     headers = {k: v for k, v in reply.headers.items() if k in ("Location", "Retry-After", "ETag")}
     response: Json = {"id": str(part["id"]), "status": reply.status, "headers": headers}
     return response if body is None else {**response, "body": body}
 
 
-def _inner_request(request: Request, part: Json) -> Request:
+def inner_request(request: Request, part: Json) -> Request:
+    """One request of a batch, as if it had come alone."""
     url = urlsplit(str(part["url"]))
     path = url.path if url.path.startswith(PREFIX) else PREFIX + "/" + url.path.lstrip("/")
     target = f"{path}?{url.query}" if url.query else path
@@ -213,4 +214,3 @@ _HOSTS: Final[dict[Host, Callable[[World, Request], Reply]]] = {
     Host.CONTENT: _content,
     Host.IMDS: _imds,
 }
-__all__ = ["BATCH_MAX", "Route", "Table", "answer", "refusal", "route_name"]
