@@ -109,6 +109,29 @@ def test_names_are_the_same_in_any_case(
     assert emu.tree() == tree
 
 
+def test_same_letters_are_those_with_the_same_capital(emu: Emulator, client: Client) -> None:
+    emu.write("\u03c3", b"1")
+    emu.write("ß", b"1")
+    assert client.upload("\u03c2", b"2", "fail").status == 409
+    assert client.upload("ss", b"2", "fail").status == 201
+
+
+@pytest.mark.parametrize("flavour", ["personal"], indirect=True)
+def test_personal_folders_have_a_ctag_of_all_below(emu: Emulator, client: Client) -> None:
+    emu.write("a/b/f", b"1")
+    for act in (
+        lambda: emu.write("a/b/f", b"2"),
+        lambda: emu.rename("a/b/f", "a/b/g"),
+        lambda: emu.delete("a/b/g"),
+        lambda: emu.mkdir("a/b/d"),
+    ):
+        before = client.item("a")
+        act()
+        now = client.item("a")
+        assert now["cTag"] != before["cTag"]
+        assert now["eTag"] == before["eTag"]
+
+
 def test_names_differ_by_composition_unless_switched(emu: Emulator, client: Client) -> None:
     emu.write("\u00e4", b"1")
     assert client.upload("a\u0308", b"2", "fail").status == 201

@@ -69,7 +69,7 @@ def test_replies_are_spoiled(emu: Emulator, client: Client) -> None:
     assert download(Action(What.SLOW, count=5000)) == bytes(1000)
     assert time.monotonic() - began > 0.15
     emu.faults.clear()
-    emu.faults.add(Rule(Action(What.BAD_JSON), nth=1), Rule(Action(What.REDIRECT), nth=1))
+    emu.faults.add(Rule(Action(What.BAD_JSON), nth=1), Rule(Action(What.REDIRECT), nth=2))
     with pytest.raises(ValueError):
         client.get("/root")
     redirect = client.ask("GET", "/root")

@@ -198,6 +198,24 @@ def test_session_that_is_left_is_told(emu: Emulator, client: Client) -> None:
     assert [violation.kind for violation in emu.finish()] == ["session_left"]
 
 
+@pytest.mark.parametrize("keeps", [False, True])
+def test_cut_fragment_is_kept_in_part_or_not_at_all(
+    emu: Emulator, client: Client, keeps: bool
+) -> None:
+    emu.knobs.keep_partial = keeps
+    url = _url(client)
+    emu.faults.add(Rule(Action(What.DROP_MID_REQUEST, count=1000), route="fragment", nth=1))
+    with pytest.raises(OSError):
+        client.fragment(url, DATA[:UNIT], 0, TOTAL)
+    have = 1000 if keeps else 0
+    assert client.send("GET", url).json["nextExpectedRanges"] == [f"{have}-"]
+    rest = DATA[have : have + 2 * UNIT]
+    assert client.fragment(url, rest, have, TOTAL).status == 202
+    have += len(rest)
+    assert client.fragment(url, DATA[have:], have, TOTAL).status == 201
+    assert emu.tree() == {"f": DATA}
+
+
 _FAULTS: Final = st.sampled_from(
     [
         Action(What.DROP_MID_REQUEST, count=1000),

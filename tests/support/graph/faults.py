@@ -125,15 +125,19 @@ class Rule:
         rest = {name: value for name, value in values.items() if name not in names}
         return cls(Action(**action), **rest)
 
-    def strikes(self, method: str, route: str, path: str, number: int, rng: random.Random) -> bool:
+    def counts(self, method: str, route: str, path: str, number: int) -> bool:
+        """True if it is about this request, which is the ``seen``th of its kind then."""
         if self.method not in ("", method) or self.route not in ("", route):
             return False
         if number <= self.after_number or not re.search(self.path_re, path):
             return False
         self.seen += 1
-        if self.times and self.done >= self.times:
-            return False
-        if self.nth and self.seen != self.nth:
+        return True
+
+    def strikes(self, rng: random.Random) -> bool:
+        """True if the request it just counted is to be spoiled."""
+        is_spent = bool(self.times) and self.done >= self.times
+        if is_spent or (self.nth and self.seen != self.nth):
             return False
         if self.every and self.seen % self.every:
             return False
@@ -157,7 +161,6 @@ class Faults:
         self.rules.clear()
 
     def pick(self, method: str, route: str, path: str, number: int) -> Action | None:
-        for rule in self.rules:
-            if rule.strikes(method, route, path, number, self._rng):
-                return rule.action
-        return None
+        """What happens to this request; every rule counts it, one acts."""
+        about = [rule for rule in self.rules if rule.counts(method, route, path, number)]
+        return next((rule.action for rule in about if rule.strikes(self._rng)), None)
