@@ -209,7 +209,7 @@ def test_cut_fragment_is_kept_in_part_or_not_at_all(
         client.fragment(url, DATA[:UNIT], 0, TOTAL)
     have = 1000 if keeps else 0
     assert client.send("GET", url).json["nextExpectedRanges"] == [f"{have}-"]
-    rest = DATA[have : have + 2 * UNIT]
+    rest = DATA[have : have + UNIT]
     assert client.fragment(url, rest, have, TOTAL).status == 202
     have += len(rest)
     assert client.fragment(url, DATA[have:], have, TOTAL).status == 201
