@@ -101,6 +101,8 @@ class Echoes:
         with self._store.transaction():
             self._replaced(target, item)
             old = self._tree.location(row)
+            if row.is_dir and old.key != target.key:
+                self._moves.push_down_rest(row.id)
             if attempt.put_id is not None and row.in_cloud and old.key != target.key:
                 self._promise.delete_later(row.id, old, row.base, is_dir=bool(row.is_dir))
             self._promise.settle(row, target, item, now)

@@ -426,6 +426,8 @@ class Moves:
         with self._store.transaction():
             journal.remove_deletes_at(self._store, target.key)
             current = inodes.get(self._store, row.id)
+            # Uploads that ended meanwhile went to the old place.
+            self.push_down_rest(row.id)
             # Also where no listing told whether there is a marker.
             self._promise.delete_later(row.id, source, row.base, is_dir=True)
             if current is None or current.nlink == 0:
@@ -437,23 +439,30 @@ class Moves:
             self._tree.forget_dir_keys()
 
     async def _push_down(self, row: InodeRow, source: Location) -> None:
-        """Give everything in the directory a MOVE of its own. No await after the last one."""
+        """Give everything in the directory a MOVE of its own."""
         # Nobody may have listed it, or not for a while: what is not known would stay behind.
         await self._promise.watcher.learn_names(row.id)
         current = inodes.get(self._store, row.id)
         if current is None or current.nlink == 0 or current.remote_key != source.key:
             raise NotYet("the directory was moved or removed meanwhile")
-        while True:
-            with self._store.transaction():
-                children = inodes.children_in_place(self._store, row.id, _PUSH_DOWN)
-                now = self._promise.clock.now_ns()
-                for _, child in children:
-                    ino, is_dir = child.id, bool(child.is_dir)
-                    inodes.set_remote_key(self._store, ino, self._tree.location(child).key)
-                    journal.add_now(self._store, IntentKind.MOVE, ino, now, is_dir=is_dir)
-            if not children:
-                break
+        while self._push_down_some(row.id):
             await trio.lowlevel.checkpoint()
+
+    def push_down_rest(self, directory: InodeId) -> None:
+        """The same at once, in the transaction that says where the directory is from now on: what
+        came into it since has its item in the old place."""
+        while self._push_down_some(directory):
+            pass
+
+    def _push_down_some(self, directory: InodeId) -> bool:
+        with self._store.transaction():
+            children = inodes.children_in_place(self._store, directory, _PUSH_DOWN)
+            now = self._promise.clock.now_ns()
+            for _, child in children:
+                ino, is_dir = child.id, bool(child.is_dir)
+                inodes.set_remote_key(self._store, ino, self._tree.location(child).key)
+                journal.add_now(self._store, IntentKind.MOVE, ino, now, is_dir=is_dir)
+        return bool(children)
 
     async def _leave_place(self, row: InodeRow, source: Location, aside: Location) -> None:
         """Two directories swapped names: one gives its place up, so that it is never the place of
@@ -461,6 +470,7 @@ class Moves:
         until it has a place again; its marker goes after them, or to a directory that comes."""
         await self._push_down(row, source)
         with self._store.transaction():
+            self.push_down_rest(row.id)
             self._promise.delete_later(row.id, source, row.base, is_dir=True)
             inodes.set_base(
                 self._store, row.id, None, in_cloud=True, item_id=None, remote_key=aside.key

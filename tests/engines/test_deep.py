@@ -50,7 +50,7 @@ async def test_a_tree_that_is_very_deep(
             await a.up.vfs.rmdir(parent, b"d")
         await a.rmdir("e")
         await a.flush()
-        assert [key for key in bucket.keys() if not key.startswith(".csyncfs")] == []
+        assert [key for key in list(bucket.keys()) if not key.startswith(".csyncfs")] == []
         await b.look()
         assert await b.list() == []
         check_machine(a)
