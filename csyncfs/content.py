@@ -155,7 +155,7 @@ class Content:
             self.forget(live)
         elif not self._save_last(live):
             return
-        self._close_file(live)
+        opening.close(live)
         self._table.drop(live.ino)
         if live.is_unlinked:
             self.reap(live.ino)
@@ -172,20 +172,19 @@ class Content:
             return False
         return True
 
-    def _close_file(self, live: LiveInode) -> None:
-        if live.fd >= 0:
-            os.close(live.fd)
-            live.fd = -1
-
     def forget(self, live: LiveInode) -> None:
         """The bytes are nobody's any more."""
         with self._store.transaction():
             contents.forget(self._store, live.ino)
-        self._space.release(live.present.total_bytes, dirty=live.dirty.total_bytes)
+        self._removed(live.ino, live.present, live.dirty)
         live.present.clear()
         live.dirty.clear()
         live.is_unsaved = live.are_extents_unsaved = False
-        self._files.remove(live.ino)
+
+    def _removed(self, ino: InodeId, present: Extents, dirty: Extents) -> None:
+        self._space.release(present.total_bytes, dirty.total_bytes)
+        self._space.holes.at_most(ino, 0)
+        self._files.remove(ino)
 
     def discard(self, row: InodeRow) -> None:
         """Drop the content of an inode that lost its last name and is not open."""
@@ -193,8 +192,7 @@ class Content:
         if known is not None:
             with self._store.transaction():
                 contents.forget(self._store, row.id)
-            self._space.release(known[0].total_bytes, known[1].total_bytes)
-            self._files.remove(row.id)
+            self._removed(row.id, *known)
         self.reap(row.id)
 
     def reap(self, ino: InodeId) -> None:
@@ -209,8 +207,7 @@ class Content:
             contents.forget(self._store, ino)
             inodes.delete(self._store, ino)
         if known is not None:
-            self._space.release(known[0].total_bytes, dirty=known[1].total_bytes)
-            self._files.remove(ino)
+            self._removed(ino, *known)
 
     # -- reading -------------------------------------------------------------------------
 
@@ -305,7 +302,11 @@ class Content:
         """Take the bytes. They survive a crash of csyncfs once the file is closed."""
         end = start + len(data)
         new, newly_dirty = growth(live, start, end)
-        await self._space.reserve(new, newly_dirty)
+        # Written into a hole, bytes are as new on the disk: there has to be room for them.
+        filling = min(self._space.holes.of(live.ino), end - start - new)
+        await self._space.reserve(new + filling, newly_dirty)
+        if filling:
+            self._space.release(filling)
         hole = max(0, start - live.size)
         self._space.book_hole(hole)
         new, newly_dirty = new + hole, newly_dirty + hole
@@ -319,7 +320,12 @@ class Content:
             self._space.release(new, newly_dirty)
             raise
         self._wrote(live, start, start + written, new, newly_dirty)
+        self._measure(live, hole)
         return written
+
+    def _measure(self, live: LiveInode, hole: int) -> None:
+        if hole or live.ino in self._space.holes:
+            self._space.holes.measure(live.ino, live.fd, live.present.total_bytes)
 
     async def _stop_fetches(self, live: LiveInode, start: int, end: int) -> None:
         """Nobody else may write where a program writes, nor into a file that will be copied."""
@@ -368,7 +374,7 @@ class Content:
                 journal.remove_kind(self._store, live.ino, IntentKind.ATTRS)
         if not live.is_dirty_file:
             if live.fd >= 0 and self._files.make_dirty(live.ino, live.fd):
-                self._reopen(live, dirty=True)
+                opening.reopen(self._files, live, dirty=True)
             live.is_dirty_file = True
         live.is_dirty = True
         self.need_file(live)
@@ -424,6 +430,7 @@ class Content:
             self._space.release(grown, grown)
             raise
         self._set_size(live, size, grown)
+        self._measure(live, grown)
 
     def _set_size(self, live: LiveInode, size: int, booked: int) -> None:
         before, dirty_before = live.present.total_bytes, live.dirty.total_bytes
@@ -542,25 +549,16 @@ class Content:
             return
         try:
             if self._files.make_clean(live.ino):
-                self._reopen(live, dirty=False)
+                opening.reopen(self._files, live, dirty=False)
         except FsError as exc:
             # No room on the cache's disk: it is fetched again by who needs it.
             log.warning("not kept in the cache ino=%d error=%s", live.ino, exc)
             with self._store.transaction():
                 contents.forget(self._store, live.ino)
-            self._space.release(live.present.total_bytes)
+            self._removed(live.ino, live.present, live.dirty)
             live.present.clear()
             live.are_extents_unsaved = False
-            self._files.remove(live.ino)
         live.is_dirty_file = False
-
-    def _reopen(self, live: LiveInode, *, dirty: bool) -> None:
-        """The content file was copied. The descriptor keeps its number: threads read from it."""
-        fd = self._files.open(live.ino, dirty=dirty)
-        try:
-            os.dup2(fd, live.fd, inheritable=False)
-        finally:
-            os.close(fd)
 
     def drop_clean(self, live: LiveInode) -> None:
         """The base changed below the inode: only what is dirty is still good.
@@ -571,6 +569,7 @@ class Content:
         clean = live.present.subtract(live.dirty)
         self._space.release(clean.total_bytes)
         live.present = live.dirty.copy()
+        self._space.holes.at_most(live.ino, live.present.total_bytes)
         live.are_extents_unsaved = False
         if live.dirty:
             self._end_base(live)

@@ -10,6 +10,7 @@ import os
 import trio
 
 from csyncfs.cache.files import ContentFiles, ContentMissing
+from csyncfs.cache.holes import Holes
 from csyncfs.clock import Clock
 from csyncfs.extents import Extents
 from csyncfs.inode import InodeTable, LiveInode
@@ -35,7 +36,9 @@ class Evictor:
         clock: Clock,
         *,
         limit_bytes: int,
+        holes: Holes | None = None,
     ) -> None:
+        self._holes = Holes() if holes is None else holes
         self._store = store
         self._table = table
         self._files = files
@@ -85,6 +88,7 @@ class Evictor:
         with self._store.transaction():
             contents.forget(self._store, ino)
         self._files.remove(ino)
+        self._holes.at_most(ino, 0)
         return present.total_bytes
 
     def _evict_around_readers(self, n_bytes: int, keep_behind: int) -> int:
@@ -111,6 +115,7 @@ class Evictor:
         with self._store.transaction():
             self._save(live, left)
         live.present = left
+        self._holes.at_most(live.ino, left.total_bytes)
         if live.fd >= 0:
             self._free(live.fd, spans)
         return spans.total_bytes
@@ -128,6 +133,7 @@ class Evictor:
             with self._store.transaction():
                 contents.save(self._store, ino, dirty, dirty, self._clock.now_ns())
             self._free(fd, spans)
+            self._holes.at_most(ino, dirty.total_bytes)
         finally:
             os.close(fd)
         return spans.total_bytes

@@ -16,12 +16,13 @@ from typing import Final
 import msgspec
 import trio
 
-from csyncfs import recovery, waits
+from csyncfs import opening, recovery, waits
 from csyncfs.adopt import Adopter
 from csyncfs.arrivals import Defaults
 from csyncfs.atime import Access, AccessTimes
 from csyncfs.backends.base import Capabilities
 from csyncfs.cache.files import ContentFiles
+from csyncfs.cache.holes import Holes
 from csyncfs.cache.space import Space, disk_free_bytes
 from csyncfs.clock import WallClock
 from csyncfs.config import Fsync, MountConfig
@@ -158,12 +159,14 @@ class _Mount:
         )
         self._notifier = KernelNotifier()
         self._tree = Tree(store, self._table, self._clock, self._policy, self._journal_grew)
+        holes = Holes()
         evictor = Evictor(
             store,
             self._table,
             self._files,
             self._clock,
             limit_bytes=config.cache_size_bytes,
+            holes=holes,
         )
         self._space = Space(
             config.cache_size_bytes,
@@ -171,9 +174,11 @@ class _Mount:
             max(config.min_free_bytes, store.reserve_bytes),
             evictor,
             disk_free=lambda: disk_free_bytes([config.cache_dir, config.state_dir]),
+            holes=holes,
         )
         _, used, dirty = contents.totals(store)
         self._space.adopt(used, dirty)
+        opening.measure_holes(store, self._files, holes)
         self._fetcher = Fetcher(self._client, self._tree, self._space, timeout_s=config.timeout_s)
         self._content = Content(
             store,

@@ -10,8 +10,9 @@ import os
 from typing import NoReturn
 
 from csyncfs.cache.files import ContentFiles, ContentMissing
+from csyncfs.cache.holes import Holes
 from csyncfs.cache.space import Space
-from csyncfs.errors import ContentLost
+from csyncfs.errors import ContentLost, FsError
 from csyncfs.extents import Extents
 from csyncfs.inode import LiveInode
 from csyncfs.store import contents, inodes
@@ -64,7 +65,38 @@ def _distrust(store: Store, space: Space, live: LiveInode) -> None:
         else:
             contents.forget(store, live.ino)
     space.release(live.present.total_bytes - live.dirty.total_bytes)
+    space.holes.at_most(live.ino, kept.total_bytes)
     live.present = kept
+
+
+def reopen(files: ContentFiles, live: LiveInode, *, dirty: bool) -> None:
+    """The content file was copied. The descriptor keeps its number: threads read from it."""
+    fd = files.open(live.ino, dirty=dirty)
+    try:
+        os.dup2(fd, live.fd, inheritable=False)
+    finally:
+        os.close(fd)
+
+
+def close(live: LiveInode) -> None:
+    """Let go of the content file, if it is open."""
+    if live.fd >= 0:
+        os.close(live.fd)
+        live.fd = -1
+
+
+def measure_holes(store: Store, files: ContentFiles, holes: Holes) -> None:
+    """At mount: which of the files that wait for upload are not wholly on the disk."""
+    for cached in contents.unsent_of_size(store, 1 << 20):
+        try:
+            fd = files.open(cached.inode, dirty=True)
+        except FsError:
+            # Found, and told, when it is needed.
+            continue
+        try:
+            holes.measure(cached.inode, fd, cached.bytes)
+        finally:
+            os.close(fd)
 
 
 def empty_file(files: ContentFiles, live: LiveInode, clean: Extents) -> None:

@@ -5,7 +5,7 @@ on disk reserves them here first and gives them back when they go. When the ceil
 reached clean bytes are evicted; when all is dirty, writers wait for uploads; ENOSPC comes
 only when neither helps for a while. Two things go beyond the ceiling: what has to be fetched
 so that an edited file can be uploaded, for only that makes dirty bytes clean; and holes, which
-take no disk. Nothing is measured at mount: the sums come from the store.
+take no disk (``holes``). Nothing is measured at mount: the sums come from the store.
 """
 
 import errno
@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 import trio
 
+from csyncfs.cache.holes import Holes
 from csyncfs.errors import FsError
 from csyncfs.waits import waiting
 
@@ -53,7 +54,9 @@ class Space:
         *,
         disk_free: Callable[[], int],
         now: Callable[[], float] = trio.current_time,
+        holes: Holes | None = None,
     ) -> None:
+        self.holes = Holes() if holes is None else holes
         self.limit_bytes = limit_bytes
         self.min_free_bytes = min_free_bytes
         self._evictor = evictor
@@ -72,11 +75,13 @@ class Space:
 
     @property
     def used_bytes(self) -> int:
-        return self._used
+        """On the disk."""
+        return max(0, self._used - self.holes.total_bytes)
 
     @property
     def dirty_bytes(self) -> int:
-        return self._dirty
+        """Those of them that are not in the cloud yet."""
+        return max(0, self._dirty - self.holes.total_bytes)
 
     @property
     def dirty_limit_bytes(self) -> int:
@@ -92,9 +97,9 @@ class Space:
 
         False: nothing was booked; go the long way, ``reserve``.
         """
-        if n and self._used + n > self.limit_bytes:
+        if n and self.used_bytes + n > self.limit_bytes:
             return False
-        if dirty and self._dirty + dirty > self.dirty_limit_bytes:
+        if dirty and self.dirty_bytes + dirty > self.dirty_limit_bytes:
             return False
         if n:
             self._look_at_disk_if_due(n)
@@ -142,15 +147,16 @@ class Space:
         self._used += n
 
     def book_hole(self, n: int) -> None:
-        """A file grew by so many zeros that nobody wrote: dirty like others, but not on disk."""
+        """A file grew by so many zeros that nobody wrote: dirty like others, but not on disk.
+        ``holes`` is told when the file has its new length."""
         self._used += n
         self._dirty += n
 
     async def shrink(self) -> None:
         """Evict what an upload brought beyond the ceiling, once it can be."""
         async with self._evicting:
-            if self._used > self.limit_bytes:
-                await self._evictor_frees(self._used - self.limit_bytes)
+            if self.used_bytes > self.limit_bytes:
+                await self._evictor_frees(self.used_bytes - self.limit_bytes)
 
     def release(self, n: int, dirty: int = 0) -> None:
         """Give back bytes that left the disk (cut off, removed, never written)."""
@@ -178,7 +184,8 @@ class Space:
             if self._is_stuck or now >= give_up:
                 self._is_stuck = True
                 raise FsError(
-                    errno.ENOSPC, f"{self._dirty} of {self._used} cached bytes wait for upload"
+                    errno.ENOSPC,
+                    f"{self.dirty_bytes} of {self.used_bytes} cached bytes wait for upload",
                 )
             if not freed:
                 # Others may make room on the disk without telling: look at it now and then.
@@ -193,7 +200,7 @@ class Space:
             if n == 0:
                 return 0
             self._look_at_disk_if_due(n)
-            lacking = max(self._used + n - self.limit_bytes, n - self._disk_left)
+            lacking = max(self.used_bytes + n - self.limit_bytes, n - self._disk_left)
             if lacking <= 0:
                 return 0
             slack = min(self.limit_bytes // 16, _MAX_SLACK_BYTES)

@@ -79,5 +79,13 @@ def all_cached(store: Store) -> list[Cached]:
     return [Cached._make(row) for row in rows]
 
 
+def unsent_of_size(store: Store, size: int) -> list[Cached]:
+    """What of files with at least so many unsent bytes is cached."""
+    rows = store.all(
+        "SELECT inode, bytes, dirty_bytes, used_ns FROM content WHERE dirty_bytes >= ?", (size,)
+    )
+    return [Cached._make(row) for row in rows]
+
+
 def is_known(store: Store, ino: InodeId) -> bool:
     return store.one("SELECT 1 FROM content WHERE inode = ?", (ino,)) is not None

@@ -1,5 +1,7 @@
-"""Readers who share a cache that is smaller than what they have in hand."""
+"""Who shares a cache that is smaller than what is in hand."""
 
+import errno
+import os
 import random
 from pathlib import Path
 
@@ -8,6 +10,8 @@ import trio
 from trio.testing import MockClock
 
 from csyncfs.backends.memory import MemoryStore
+from csyncfs.errors import FsError
+from csyncfs.types import FileHandle
 from tests.support.engines import Machine, machines
 
 _MIB = 1 << 20
@@ -49,3 +53,45 @@ async def _read_through(machine: Machine, path: str, content: bytes) -> None:
             assert found == content[start : start + _BLOCK]
     finally:
         await machine.close(fh)
+
+
+async def test_a_hole_larger_than_the_cache_keeps_nobody_from_writing(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """It takes no disk: not while it waits for upload, not after a restart, not in the cloud."""
+    others = random.Random(1).randbytes(2 * _MIB)
+    async with machines(tmp_path, bucket, "a", cache_bytes=4 * _MIB, upload_delay_s=300) as (a,):
+        await a.write("sparse", b"begin")
+        await a.patch("sparse", 40 * _MIB, b"end")
+        began = trio.current_time()
+        await a.write("one", others)
+        await a.end()
+        await a.start()
+        await a.write("two", others[: _MIB // 2])
+        assert trio.current_time() - began < 1
+        await a.flush()
+        await a.write("three", others)
+        assert await a.read("one") == others
+        await a.flush()
+        assert bucket.read("sparse") == b"begin".ljust(40 * _MIB, b"\0") + b"end"
+        assert {bucket.read("one"), bucket.read("three")} == {others}
+
+
+async def test_what_is_written_into_a_hole_takes_room(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    async with machines(tmp_path, bucket, "a", cache_bytes=4 * _MIB, upload_delay_s=300) as (a,):
+        await a.write("sparse", b"begin")
+        await a.patch("sparse", 40 * _MIB, b"end")
+        fh = await a.open("sparse", os.O_WRONLY)
+        block = random.Random(2).randbytes(_MIB // 2)
+        with pytest.raises(FsError) as full:
+            await _fill(a, fh, block)
+        assert full.value.code == errno.ENOSPC
+        assert a.up.space.used_bytes <= 4 * _MIB
+        await a.close(fh)
+
+
+async def _fill(machine: Machine, fh: FileHandle, block: bytes) -> None:
+    for n in range(40):
+        await machine.up.vfs.write(fh, _MIB * n, block)

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import trio
 
-from csyncfs import fsck, names, recovery
+from csyncfs import fsck, names, opening, recovery
 from csyncfs.adopt import Adopter
 from csyncfs.arrivals import Defaults
 from csyncfs.atime import Access, AccessTimes
 from csyncfs.backends.base import Capabilities
 from csyncfs.backends.memory import MemoryBackend, MemoryStore
 from csyncfs.cache.files import ContentFiles
+from csyncfs.cache.holes import Holes
 from csyncfs.cache.space import Space
 from csyncfs.content import Content
 from csyncfs.copies import Copies
@@ -108,10 +109,14 @@ class Engines:
         with store.transaction():
             inodes.insert_root(store, mode=0o040755, uid=0, gid=0, now_ns=self.clock.now_ns())
         self.tree = Tree(store, table, self.clock, policy, self._grew)
-        evictor = Evictor(store, table, self.files, self.clock, limit_bytes=cache_bytes)
-        self.space = Space(cache_bytes, 0, evictor, disk_free=lambda: 1 << 40)
+        holes = Holes()
+        evictor = Evictor(
+            store, table, self.files, self.clock, limit_bytes=cache_bytes, holes=holes
+        )
+        self.space = Space(cache_bytes, 0, evictor, disk_free=lambda: 1 << 40, holes=holes)
         _, used, dirty = contents.totals(store)
         self.space.adopt(used, dirty)
+        opening.measure_holes(store, self.files, holes)
         self.fetcher = Fetcher(backend, self.tree, self.space, timeout_s=timeout_s)
         self.content = Content(
             store,
