@@ -195,8 +195,10 @@ class Promise:
             old = self.tree.location(before)
             self.delete_later(row.id, old, before.base, is_dir=False)
         self.settle(row, target, item, self.clock.now_ns())
-        if row.link != writing.attributes.link:
-            aliases.set_link(self.store, row.id, writing.attributes.link)
+        sent = writing.attributes.link
+        # One that it got meanwhile, with a further name, the item has to be told of yet.
+        if sent is not None and row.link != sent:
+            aliases.set_link(self.store, row.id, sent)
         return row
 
     def refused(

@@ -447,3 +447,25 @@ async def test_a_name_beside_a_directory_stays_where_it_is(
         await _settle(b, a)
         assert (await a.row("y")).mode & 0o777 == 0o600
         assert _files(flat) == {"x": b"file", "x/in": b"in the directory", "y": b"file"}
+
+
+async def test_a_name_made_while_the_file_is_uploaded_is_a_name_everywhere(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """The request had gone without a word of further names."""
+    async with machines(tmp_path, bucket, "a", "b", upload_delay_s=0.0) as (a, b):
+
+        async def slow(step: str, key: str) -> None:
+            if step == "put:commit":
+                await trio.sleep(3)
+
+        a.on_step = slow
+        await a.write("f", b"content")
+        await trio.sleep(1)
+        await a.link("f", "g")
+        await trio.sleep(10)
+        a.on_step = None
+        await _settle(a, b)
+        await _one_file(a, "f", "g")
+        await b.show()
+        await _one_file(b, "f", "g")
