@@ -92,10 +92,10 @@ class Promise:
             raise NotYet("the name still belongs to another item in the cloud")
         if journal.delete_at(self.store, other_kind(key)):
             raise NotYet("what had the name before has to go first")
+        # What was there before a removed one has a DELETE too, which is for the caller to look at.
+        excused = {ino, *journal.deleters_at(self.store, key, is_known=True)}
         for taken in (key, other_kind(key)):
-            maker = attempts.maker_at(self.store, taken)
-            # What an unlinked one left has a DELETE, which is for the caller to look at.
-            if maker not in (None, ino, *journal.deleters_at(self.store, key)):
+            if not excused.issuperset(attempts.makers_at(self.store, taken)):
                 raise NotYet("it has to be known first what another request for it has done")
 
     def must_stay(self, key: str) -> None:

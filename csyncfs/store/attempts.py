@@ -65,6 +65,15 @@ def maker_at(store: Store, key: str) -> InodeId | None:
     return row[0] if row else None
 
 
+def makers_at(store: Store, key: str) -> list[InodeId]:
+    """All of them; as ``maker_at``."""
+    rows = store.all(
+        "SELECT a.inode FROM attempt a JOIN intent i ON i.inode = a.inode WHERE a.key = ?",
+        (key_to_db(key),),
+    )
+    return [row[0] for row in rows]
+
+
 def maker_below(store: Store, directory: str, ino: InodeId) -> InodeId | None:
     """As ``maker_at``, of a directory or something below it; not this inode."""
     row = store.one(

@@ -175,12 +175,15 @@ def has_delete_at(store: Store, key: str, up_to: Seq) -> bool:
     return found is not None
 
 
-def deleters_at(store: Store, key: str) -> list[InodeId]:
-    """The inodes whose DELETEs are about exactly this key."""
+def deleters_at(store: Store, key: str, *, is_known: bool = False) -> set[InodeId]:
+    """The inodes whose DELETEs are about exactly this key. ``is_known``: and none of them about
+    what a request without reply may have made there."""
     rows = store.all(
-        "SELECT inode FROM intent WHERE key = ? AND kind = 'delete'", (key_to_db(key),)
+        "SELECT inode, max(put_id IS NOT NULL) FROM intent WHERE key = ? AND kind = 'delete' "
+        "GROUP BY inode",
+        (key_to_db(key),),
     )
-    return [ino for (ino,) in rows]
+    return {ino for ino, is_unknown in rows if not (is_known and is_unknown)}
 
 
 def remove_deletes_at(store: Store, key: str) -> None:

@@ -87,20 +87,31 @@ SEQUELS: dict[str, tuple[Act, dict[str, bytes]]] = {
 
 
 async def _story(
-    a: Machine, request: Act, step: str, sequel: Act, expected: dict[str, bytes]
+    a: Machine,
+    request: Act,
+    step: str,
+    sequel: tuple[Act, dict[str, bytes]],
+    *,
+    is_dark: bool,
 ) -> None:
-    """``request`` is sent and its reply lost; in the dark, ``sequel`` follows."""
+    """``request`` is sent and its reply lost; in the dark, or in broad daylight, ``sequel``
+    follows."""
     await a.flush()
     network = LosesReply(a, step)
     await request(a)
     await network.lost.wait()
-    await trio.sleep(3)
-    await sequel(a)
+    if is_dark:
+        await trio.sleep(3)
+    else:
+        network.clear()
+        await trio.sleep(0.01)
+    await sequel[0](a)
     await trio.sleep(20)
     network.clear()
     for _ in range(2):
         await a.look()
         await a.flush()
+    expected = sequel[1]
     others = {"other": b"other"} if "other" not in expected else {}
     assert a.intents() == []
     assert await a.show() == show_bucket(a.bucket) == {**others, **expected}
@@ -122,15 +133,23 @@ def sequel(request: pytest.FixtureRequest) -> tuple[Act, dict[str, bytes]]:
     return SEQUELS[request.param]
 
 
+@pytest.fixture(params=[True, False], ids=["dark", "light"])
+def is_dark(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
 async def test_a_first_upload(
     tmp_path: Path,
     bucket: MemoryStore,
     autojump_clock: MockClock,
     sequel: tuple[Act, dict[str, bytes]],
+    is_dark: bool,
 ) -> None:
     async with machines(tmp_path, bucket, "a", upload_delay_s=0.5) as (a,):
         await a.write("other", b"other")
-        await _story(a, lambda a: a.write("f", b"sent content"), "put:done", *sequel)
+        await _story(
+            a, lambda a: a.write("f", b"sent content"), "put:done", sequel, is_dark=is_dark
+        )
 
 
 async def test_an_overwrite(
@@ -138,11 +157,14 @@ async def test_an_overwrite(
     bucket: MemoryStore,
     autojump_clock: MockClock,
     sequel: tuple[Act, dict[str, bytes]],
+    is_dark: bool,
 ) -> None:
     async with machines(tmp_path, bucket, "a", upload_delay_s=0.5) as (a,):
         await a.write("other", b"other")
         await a.write("f", b"what was there before")
-        await _story(a, lambda a: a.write("f", b"sent content"), "put:done", *sequel)
+        await _story(
+            a, lambda a: a.write("f", b"sent content"), "put:done", sequel, is_dark=is_dark
+        )
 
 
 async def test_a_rename(
@@ -150,12 +172,28 @@ async def test_a_rename(
     bucket: MemoryStore,
     autojump_clock: MockClock,
     sequel: tuple[Act, dict[str, bytes]],
+    is_dark: bool,
 ) -> None:
     async with machines(tmp_path, bucket, "a", upload_delay_s=0.5) as (a,):
         await a.write("other", b"other")
         await a.write("before", b"sent content")
         step = "move:done" if bucket.real_dirs else "copy:done"
-        await _story(a, lambda a: a.rename("before", "f"), step, *sequel)
+        await _story(a, lambda a: a.rename("before", "f"), step, sequel, is_dark=is_dark)
+
+
+async def test_a_rename_over_another(
+    tmp_path: Path,
+    bucket: MemoryStore,
+    autojump_clock: MockClock,
+    sequel: tuple[Act, dict[str, bytes]],
+    is_dark: bool,
+) -> None:
+    async with machines(tmp_path, bucket, "a", upload_delay_s=0.5) as (a,):
+        await a.write("other", b"other")
+        await a.write("f", b"what was there before")
+        await a.write("before", b"sent content")
+        step = "move:done" if bucket.real_dirs else "copy:done"
+        await _story(a, lambda a: a.rename("before", "f"), step, sequel, is_dark=is_dark)
 
 
 async def test_new_attributes(
@@ -163,11 +201,14 @@ async def test_new_attributes(
     bucket: MemoryStore,
     autojump_clock: MockClock,
     sequel: tuple[Act, dict[str, bytes]],
+    is_dark: bool,
 ) -> None:
     async with machines(tmp_path, bucket, "a", upload_delay_s=0.5) as (a,):
         await a.write("other", b"other")
         await a.write("f", b"sent content")
-        await _story(a, lambda a: a.chmod("f", 0o600), "set_attributes:done", *sequel)
+        await _story(
+            a, lambda a: a.chmod("f", 0o600), "set_attributes:done", sequel, is_dark=is_dark
+        )
 
 
 async def test_attributes_changed_again_are_the_last_ones(
