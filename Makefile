@@ -7,7 +7,7 @@ SBINDIR ?= /sbin
 MANDIR  ?= /usr/local/share/man
 
 BIN = .venv/bin
-SERVERS = seaweedfs rclone moto
+SERVERS = seaweedfs rclone moto azurite
 
 .PHONY: help demo test lint bench ceph crash model faults posix programs soak install uninstall lock clean
 

@@ -20,6 +20,8 @@ from csyncfs.errors import ConfigError
 from csyncfs.options import Addressing, Fsync, Given, LogLevel
 
 _GIB = 1 << 30
+_ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
+_CONTAINER = re.compile(r"\$root|\$web|[a-z0-9](?:-?[a-z0-9]){2,62}")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
@@ -27,6 +29,7 @@ class Scheme(enum.StrEnum):
     """The kinds of store."""
 
     S3 = "s3"
+    AZURE = "az"
     FILE = "file"
     MEMORY = "memory"
     """For tests: gone with the process."""
@@ -38,17 +41,21 @@ class Spec:
 
     scheme: Scheme
     bucket: str = ""
-    """S3 only."""
+    """Of S3, or a container of Azure."""
     prefix: str = ""
-    """S3 only: "" or a key prefix that ends in ``/``."""
+    """Of keys, below the bucket: "" or one that ends in ``/``."""
     path: Path = Path("/")
     """Directory stores only."""
+    account: str = ""
+    """Azure only."""
 
     def __str__(self) -> str:
         """The one way to write it, however the user did."""
         match self.scheme:
             case Scheme.S3:
                 return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+            case Scheme.AZURE:
+                return f"az://{self.account}/{self.bucket}/{self.prefix}".rstrip("/")
             case Scheme.FILE:
                 return f"file://{self.path}"
             case Scheme.MEMORY:
@@ -120,7 +127,7 @@ class MountConfig:
 
     def store_options(self) -> dict[str, str | bool | float]:
         """What the transfer process is told beside the spec."""
-        if self.spec.scheme is not Scheme.S3:
+        if self.spec.scheme not in (Scheme.S3, Scheme.AZURE):
             return {}
         file = self.credentials_file
         named = {
@@ -129,8 +136,11 @@ class MountConfig:
             "profile": self.profile,
             "credentials_file": None if file is None else str(file),
         }
+        given = {name: value for name, value in named.items() if value is not None}
+        if self.spec.scheme is Scheme.AZURE:
+            return {**given, "read_timeout_s": self.timeout_s}
         return {
-            **{name: value for name, value in named.items() if value is not None},
+            **given,
             "addressing": self.addressing.value,
             "anonymous": self.anonymous,
             "read_timeout_s": self.timeout_s,
@@ -158,18 +168,39 @@ def parse_spec(text: str) -> Spec:
         return _parse_file(rest)
     if scheme == "s3" and separator:
         return _parse_s3(rest)
-    raise ConfigError(f"'{text}' is not a store: write s3://BUCKET[/PREFIX] or file:///PATH")
+    if scheme == "az" and separator:
+        return _parse_azure(rest)
+    raise ConfigError(
+        f"'{text}' is not a store: write s3://BUCKET[/PREFIX], az://ACCOUNT/CONTAINER[/PREFIX]"
+        " or file:///PATH"
+    )
 
 
 def _parse_s3(rest: str) -> Spec:
     bucket, _, prefix = rest.partition("/")
     if _BUCKET.fullmatch(bucket) is None:
         raise ConfigError(f"'{bucket}' is not a bucket name (in s3://{rest})")
-    if prefix and not prefix.endswith("/"):
-        prefix += "/"
+    return Spec(Scheme.S3, bucket=bucket, prefix=_prefix(prefix, f"s3://{rest}"))
+
+
+def _parse_azure(rest: str) -> Spec:
+    account, _, inside = rest.partition("/")
+    container, _, prefix = inside.partition("/")
+    if _ACCOUNT.fullmatch(account) is None:
+        raise ConfigError(f"'{account}' is not a storage account's name (in az://{rest})")
+    if _CONTAINER.fullmatch(container) is None:
+        raise ConfigError(f"'{container}' is not a container's name (in az://{rest})")
+    prefix = _prefix(prefix, f"az://{rest}")
+    if "\\" in prefix or any(part.endswith(".") for part in prefix.split("/")):
+        raise ConfigError(f"prefix '{prefix}' has a backslash, or a dot before a slash")
+    return Spec(Scheme.AZURE, bucket=container, prefix=prefix, account=account)
+
+
+def _prefix(text: str, spec: str) -> str:
+    prefix = f"{text}/" if text and not text.endswith("/") else text
     if any(part in ("", ".", "..") for part in prefix.split("/")[:-1]):
-        raise ConfigError(f"prefix '{prefix}' has an empty, '.' or '..' part (in s3://{rest})")
-    return Spec(Scheme.S3, bucket=bucket, prefix=prefix)
+        raise ConfigError(f"prefix '{prefix}' has an empty, '.' or '..' part (in {spec})")
+    return prefix
 
 
 def _parse_file(rest: str) -> Spec:
@@ -298,8 +329,9 @@ def _path(given: Given, option: opt.Option[PurePosixPath]) -> Path | None:
 
 def _check_scheme(spec: Spec, given: Given) -> None:
     for option in opt.TABLE:
-        if option.scheme not in (None, spec.scheme) and given.has(option):
-            raise ConfigError(f"option {option.name} is only for {option.scheme}:// stores")
+        if option.schemes and spec.scheme not in option.schemes and given.has(option):
+            stores = " and ".join(f"{scheme}://" for scheme in option.schemes)
+            raise ConfigError(f"option {option.name} is only for {stores} stores")
 
 
 def _check_places(config: MountConfig) -> None:

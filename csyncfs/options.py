@@ -157,8 +157,8 @@ class Option(Generic[T_co]):
     """As it would be written; None: nothing, or worked out from the machine."""
     default_help: str = ""
     """What help says where ``default`` is None."""
-    scheme: str | None = None
-    """The only kind of store it makes sense for."""
+    schemes: tuple[str, ...] = ()
+    """The only kinds of store it makes sense for; none: all."""
     aliases: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
     """Other names; with a value, that name is a flag which sets the value."""
 
@@ -224,12 +224,12 @@ ENDPOINT = Option(
     "endpoint",
     _endpoint,
     "URL",
-    "address of an S3 service other than AWS",
-    default_help="AWS",
-    scheme="s3",
+    "address of an S3 service other than AWS, or of an account's blobs other than in public Azure",
+    default_help="AWS, Azure",
+    schemes=("s3", "az"),
 )
 REGION = Option(
-    "region", _word, "NAME", "S3 region", default_help="as the AWS tools find it", scheme="s3"
+    "region", _word, "NAME", "S3 region", default_help="as the AWS tools find it", schemes=("s3",)
 )
 PROFILE = Option(
     "profile",
@@ -237,18 +237,18 @@ PROFILE = Option(
     "NAME",
     "profile in the AWS configuration files",
     default_help="as the AWS tools find it",
-    scheme="s3",
+    schemes=("s3",),
 )
 CREDENTIALS_FILE = Option(
     "credentials_file",
     _absolute,
     "FILE",
-    "read credentials from this file, in the format of ~/.aws/credentials",
-    default_help="as the AWS tools find them",
-    scheme="s3",
+    "read credentials from this file: as ~/.aws/credentials, or AZURE_STORAGE_... lines",
+    default_help="as the AWS and Azure tools find them",
+    schemes=("s3", "az"),
 )
 ANONYMOUS = Option(
-    "anonymous", _flag, "", "do not sign requests: for public buckets", "no", scheme="s3"
+    "anonymous", _flag, "", "do not sign requests: for public buckets", "no", schemes=("s3",)
 )
 ADDRESSING = Option(
     "addressing",
@@ -256,7 +256,7 @@ ADDRESSING = Option(
     "auto|path|virtual",
     "name the bucket in the path or in the host name",
     "auto",
-    scheme="s3",
+    schemes=("s3",),
     aliases={"path_style": "path", "use_path_request_style": "path"},
 )
 UID = Option("uid", _id, "ID", "owner of files that do not say", default_help="who mounts")

@@ -1,7 +1,8 @@
 """From a spec and options to a backend: the only place that knows the concrete ones.
 
-``file:///path``, ``s3://bucket/prefix`` or ``memory:``. SDKs take up to a second to
-import, so that happens in a thread and the transfer process answers meanwhile.
+``file:///path``, ``s3://bucket/prefix``, ``az://account/container/prefix`` or ``memory:``. SDKs
+take up to a second to import, so that happens in a thread and the transfer process answers
+meanwhile.
 """
 
 import importlib
@@ -45,6 +46,14 @@ class _S3Wish(msgspec.Struct, forbid_unknown_fields=True):
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 30.0
     part_size_bytes: int = 8 << 20
+
+
+class _AzureWish(msgspec.Struct, forbid_unknown_fields=True):
+    endpoint: str | None = None
+    credentials_file: str | None = None
+    connect_timeout_s: float = 5.0
+    read_timeout_s: float = 30.0
+    block_size_bytes: int = 4 << 20
 
 
 async def make_backend(start: Start) -> Hosted:
@@ -130,10 +139,36 @@ def _memo_of(verdict: "Verdict | None") -> str | None:
     return json.dumps(verdict.to_json_dict())
 
 
+async def _azure(start: Start) -> Hosted:
+    wish = _read(_AzureWish, start.options)
+    account, _, rest = start.spec.removeprefix("az://").partition("/")
+    container, _, prefix = rest.partition("/")
+    if not account or not container:
+        raise ConfigError("an Azure store is az://ACCOUNT/CONTAINER[/PREFIX]")
+    try:
+        await _load("csyncfs.backends.azureblob.client")
+    except ModuleNotFoundError as exc:
+        raise ConfigError("az:// stores need the Azure SDK: pip install 'csyncfs[azure]'") from exc
+    from csyncfs.backends.azureblob import AzureBackend, AzureOptions
+
+    options = AzureOptions(
+        account=account,
+        container=container,
+        prefix=prefix.strip("/"),
+        endpoint=wish.endpoint,
+        credentials_file=wish.credentials_file,
+        connect_timeout_s=wish.connect_timeout_s,
+        read_timeout_s=wish.read_timeout_s,
+        block_size_bytes=wish.block_size_bytes,
+    )
+    return Hosted(AzureBackend(options))
+
+
 _BUILDERS: Final[dict[str, Callable[[Start], Awaitable[Hosted]]]] = {
     "file": _directory,
     "memory": _memory,
     "s3": _s3,
+    "az": _azure,
 }
 
 W = TypeVar("W")

@@ -1,9 +1,11 @@
 """Every backend test that names a server gets one with credentials in the environment."""
 
+import os
 from collections.abc import Callable
 
 import pytest
 
+from tests.support.azurite import Azurite
 from tests.support.s3 import use_credentials
 from tests.support.servers import S3Server
 
@@ -22,6 +24,21 @@ def s3_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 def bucket(s3_server: S3Server) -> str:
     return s3_server.make_bucket()
+
+
+@pytest.fixture
+def azure(azurite: Azurite, monkeypatch: pytest.MonkeyPatch) -> Azurite:
+    """Azurite, with its key in the environment and nothing else of Azure."""
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
+    for name, value in azurite.environment().items():
+        monkeypatch.setenv(name, value)
+    return azurite
+
+
+@pytest.fixture
+def container(azure: Azurite) -> str:
+    return azure.make_container()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from csyncfs.backends.landing import Gate
 from csyncfs.backends.s3 import S3Backend, fetching
 from csyncfs.errors import FsError, NotFound, Offline, VersionMismatch
 from csyncfs.types import Location, RemoteVersion, Span
@@ -167,7 +168,7 @@ async def test_hanging_up_after_the_last_byte_is_nothing(
     version = _upload(s3_server, bucket, b"nine byte")
     fd = _open(tmp_path / "content")
     body = s3_server.client().get_object(Bucket=bucket, Key=KEY)["Body"]
-    gate = fetching.Gate(fd, _ignore)
+    gate = Gate(fd, _ignore)
     gate.receive_from(fetching.hanging_up(body))
     gate.write(body.read(version.size + 1), 0)  # the connection went back to the pool
     gate.shut()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from csyncfs.backends import metadata
 from csyncfs.backends.base import Writing
-from csyncfs.backends.s3 import metadata
 from csyncfs.types import Attributes
 
 KEY = "prefix/dir/file"

@@ -15,11 +15,13 @@ from typing import Final
 
 import pytest
 
+from csyncfs.backends.azureblob import AzureBackend
 from csyncfs.backends.base import Backend
 from csyncfs.backends.directory import DirectoryBackend, commit
 from csyncfs.backends.memory import MemoryBackend, MemoryStore
 from csyncfs.backends.s3 import S3Backend, S3Options, Verdict
 from csyncfs.errors import AccessDenied, BackendError, NoSuchStore, Offline
+from tests.support import azurite as azure
 from tests.support.servers import S3Server, free_ports
 from tests.support.transfer import through_transfer
 
@@ -194,6 +196,48 @@ def moto(request: pytest.FixtureRequest) -> Store:
     return _s3(request, "moto", checks_keys=False)
 
 
+def azurite(request: pytest.FixtureRequest) -> Store:
+    server: azure.Azurite = request.getfixturevalue("azurite")
+    if server.endpoint_url not in _buckets:
+        _buckets[server.endpoint_url] = server.make_container()
+    secrets: Path = request.getfixturevalue("tmp_path") / "credentials"
+    _write_key(secrets, azure.KEY)
+    options = azure.options_for(
+        server,
+        _buckets[server.endpoint_url],
+        prefix=f"t/{uuid.uuid4().hex}",
+        credentials_file=str(secrets),
+    )
+
+    async def make() -> Backend:
+        return AzureBackend(options)
+
+    async def missing() -> Backend:
+        return AzureBackend(with_changes(options, container="there-is-no-such-container"))
+
+    async def unreachable() -> Backend:
+        nowhere = server.url(free_ports(1)[0])
+        return AzureBackend(with_changes(options, endpoint=nowhere))
+
+    async def denied() -> Backend:
+        wrong = secrets.with_name("wrong")
+        _write_key(wrong, azure.WRONG_KEY)
+        return AzureBackend(with_changes(options, credentials_file=str(wrong)))
+
+    return Store(
+        make,
+        f"az://{options.account}/{options.container}/{options.prefix}",
+        {"endpoint": server.url(), "credentials_file": str(secrets)},
+        dict(os.environ),
+        broken={NoSuchStore: missing, Offline: unreachable, AccessDenied: denied},
+    )
+
+
+def _write_key(path: Path, key: str) -> None:
+    path.touch(0o600)
+    path.write_text(f"AZURE_STORAGE_KEY={key}\n")
+
+
 STORES: Final[Mapping[str, Callable[[pytest.FixtureRequest], Store]]] = {
     "memory": memory_flat,
     "memory-content-tags": memory_content_tags,
@@ -205,6 +249,7 @@ STORES: Final[Mapping[str, Callable[[pytest.FixtureRequest], Store]]] = {
     "ceph": ceph,
     "rclone": rclone,
     "moto": moto,
+    "azurite": azurite,
 }
 
 # One of each kind also goes through the transfer process; the dialects of the other

@@ -2,10 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from typing import TypeVar
 
 import pytest
 
-from tests.support.servers import Ceph, Moto, NotInstalled, Rclone, S3Server, SeaweedFS
+from tests.support.azurite import Azurite
+from tests.support.servers import Ceph, Moto, NotInstalled, Rclone, S3Server, SeaweedFS, Server
+
+S = TypeVar("S", bound=Server)
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +35,12 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     yield from _running(Ceph, tmp_path_factory)
 
 
-def _running(kind: type[S3Server], places: pytest.TempPathFactory) -> Iterator[S3Server]:
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    yield from _running(Azurite, tmp_path_factory)
+
+
+def _running(kind: type[S], places: pytest.TempPathFactory) -> Iterator[S]:
     server = kind(places.mktemp(kind.name) / "data")
     try:
         server.start()

@@ -44,7 +44,7 @@ class What(enum.Enum):
     END_REPLY = enum.auto()
     """The connection ends, in good order, before the body is as long as announced."""
     SPOIL_REPLY = enum.auto()
-    """One byte of the reply's body is another one, where the ETag is the MD5 of an object."""
+    """One byte of the reply's body is another one, where the head tells the MD5 of an object."""
     SPOIL_REQUEST = enum.auto()
     """One byte of the request's body is another one."""
     WRONG_TAG = enum.auto()
@@ -439,7 +439,7 @@ class _Connection:
                 return
             if limit is not None and exchange.reply_bytes + len(data) > limit:
                 data = self._interrupt(data, limit - exchange.reply_bytes, exchange, fault)
-            if what is What.SPOIL_REPLY and _TAG.search(head):
+            if what is What.SPOIL_REPLY and _MD5.search(head):
                 data = _spoilt(data, position - exchange.reply_bytes)
             _count(exchange, down=len(data))
             self._proxy.count_bytes(down=len(data))
@@ -515,6 +515,7 @@ def _count(exchange: Exchange, *, up: int = 0, down: int = 0) -> None:
 
 _INTERRUPTIONS: Final = (What.CUT_REPLY, What.END_REPLY, What.STALL_REPLY)
 _TAG: Final = re.compile(rb"(?im)^(etag: *\"?)([0-9a-f]{32})(?=[\"\r])")
+_MD5: Final = re.compile(_TAG.pattern + rb"|^x-ms-blob-content-md5:")
 
 
 def _with_wrong_tag(head: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Real S3 servers on 127.0.0.1, each bound to a data directory.
+"""Real storage servers on 127.0.0.1, each bound to a data directory.
 
 ``scripts/test-servers`` installs them. They die with the process that started them, also
 when that is killed: start them from the main thread, since the kernel watches the thread.
@@ -46,18 +46,14 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
-class S3Server(ABC):
+class Server(ABC):
     """One server process. ``start`` again after ``stop`` finds the same data and address."""
 
     name: ClassVar[str]
-    region: ClassVar[str] = "us-east-1"
-    checks_credentials: ClassVar[bool] = True
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
         self.port = free_ports(1)[0]
-        self.access_key = ACCESS_KEY
-        self.secret_key = SECRET_KEY
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -96,39 +92,6 @@ class S3Server(ABC):
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
-    def make_bucket(self) -> str:
-        """The name of a new, empty bucket."""
-        bucket = f"b-{uuid.uuid4().hex[:16]}"
-        self.client().create_bucket(Bucket=bucket)
-        return bucket
-
-    def environment(self) -> dict[str, str]:
-        """What the AWS chain of a process needs to be let in."""
-        return {
-            "AWS_ACCESS_KEY_ID": self.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.secret_key,
-            "AWS_DEFAULT_REGION": self.region,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
-
-    def client(self) -> Any:
-        """A plain boto3 client: the other program that works on the same bucket."""
-        return cast("Any", boto3).client(
-            "s3",
-            endpoint_url=self.endpoint_url,
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            region_name=self.region,
-            config=Config(
-                signature_version="s3v4",
-                s3={"addressing_style": "path"},
-                retries={"mode": "standard", "total_max_attempts": 2},
-                read_timeout=60,
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )
-
     @abstractmethod
     def _command(self) -> list[str]: ...
 
@@ -164,6 +127,51 @@ class S3Server(ABC):
 
     def _log_tail(self) -> str:
         return self._log_path.read_bytes()[-2000:].decode(errors="replace")
+
+
+class S3Server(Server):
+    """One that speaks S3."""
+
+    region: ClassVar[str] = "us-east-1"
+    checks_credentials: ClassVar[bool] = True
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        self.access_key = ACCESS_KEY
+        self.secret_key = SECRET_KEY
+
+    def make_bucket(self) -> str:
+        """The name of a new, empty bucket."""
+        bucket = f"b-{uuid.uuid4().hex[:16]}"
+        self.client().create_bucket(Bucket=bucket)
+        return bucket
+
+    def environment(self) -> dict[str, str]:
+        """What the AWS chain of a process needs to be let in."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def client(self) -> Any:
+        """A plain boto3 client: the other program that works on the same bucket."""
+        return cast("Any", boto3).client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name=self.region,
+            config=Config(
+                signature_version="s3v4",
+                s3={"addressing_style": "path"},
+                retries={"mode": "standard", "total_max_attempts": 2},
+                read_timeout=60,
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
 
 
 class SeaweedFS(S3Server):

@@ -46,6 +46,8 @@ def refusal(*lists: str, spec: str = "s3://bucket/pre") -> str:
         ("s3://bucket/", Spec(Scheme.S3, "bucket")),
         ("s3://bucket/a/b", Spec(Scheme.S3, "bucket", "a/b/")),
         ("s3://bucket/a b/%20/", Spec(Scheme.S3, "bucket", "a b/%20/")),
+        ("az://acc1/cont", Spec(Scheme.AZURE, "cont", account="acc1")),
+        ("az://acc1/cont-1/a/b/", Spec(Scheme.AZURE, "cont-1", "a/b/", account="acc1")),
         ("file:///srv/data/", Spec(Scheme.FILE, path=Path("/srv/data"))),
         ("file:///srv/a%20b", Spec(Scheme.FILE, path=Path("/srv/a%20b"))),
         ("/srv/../data", Spec(Scheme.FILE, path=Path("/data"))),
@@ -60,6 +62,8 @@ def test_spec_is_understood(text: str, spec: Spec) -> None:
     "text",
     [
         *("", "bucket", "./here", "s3:bucket", "s3://", "s3://b", "s3://us er/x", "az://a/b"),
+        *("az://account", "az://account/", "az://Account/cont", "az://account/c--d", "az:x"),
+        *("az://account/cont/a//b", "az://account/cont/dot./b", "az://account/cont/a\\b"),
         *("file://srv/data", "file:", "memory:x", "s3://bucket/a//b", "s3://bucket/../x"),
     ],
 )
@@ -69,7 +73,9 @@ def test_wrong_spec_is_refused_in_one_line(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["s3://bucket", "s3://bucket/a/b", "file:///x/y", "memory:"])
+@pytest.mark.parametrize(
+    "text", ["s3://bucket", "s3://bucket/a/b", "az://acc/cont/a/b", "file:///x/y", "memory:"]
+)
 def test_canonical_spec_reads_back_as_itself(text: str) -> None:
     assert str(parse_spec(text)) == text
     assert parse_spec(str(parse_spec(text))) == parse_spec(text)
@@ -292,3 +298,10 @@ def test_every_option_has_help_and_a_default_that_parses() -> None:
 def test_flags_take_yes_and_no() -> None:
     for text, expected in (("allow_other=no", False), ("allow_other=1", True)):
         assert parse_options([text]).value(opt.ALLOW_OTHER) is expected
+
+
+def test_azure_is_told_what_is_its_own() -> None:
+    made = config("endpoint=http://localhost:1/acc,timeout=7", spec="az://acc/cont")
+    assert made.store_options() == {"endpoint": "http://localhost:1/acc", "read_timeout_s": 7.0}
+    assert "only for s3:// stores" in refusal("region=x", spec="az://acc/cont")
+    assert "only for s3:// and az:// stores" in refusal("endpoint=http://x", spec="/srv")

@@ -10,6 +10,7 @@ from typing import Final
 import trio
 
 from csyncfs.backends.base import Capabilities, Landed, SaveResume, Source, Writing
+from csyncfs.backends.failures import Unmet
 from csyncfs.backends.s3 import (
     connecting,
     copying,
@@ -21,7 +22,6 @@ from csyncfs.backends.s3 import (
 )
 from csyncfs.backends.s3.commit import Commits
 from csyncfs.backends.s3.dialect import Support, Verdict
-from csyncfs.backends.s3.failures import Unmet
 from csyncfs.backends.s3.options import MARKER_NAME, S3Options
 from csyncfs.backends.s3.wire import Wire
 from csyncfs.errors import (

@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from csyncfs.backends.failures import NoUpload, Unmet, may_have_happened
 from csyncfs.backends.s3 import items
 from csyncfs.backends.s3.dialect import Verdict
-from csyncfs.backends.s3.failures import NoUpload, Unmet, may_have_happened
 from csyncfs.backends.s3.wire import Reply
 from csyncfs.errors import (
     Ambiguous,

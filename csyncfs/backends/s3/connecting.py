@@ -4,9 +4,10 @@ import logging
 
 import trio
 
+from csyncfs.backends.lanes import Lane
 from csyncfs.backends.s3.dialect import Support, Verdict, assumed
 from csyncfs.backends.s3.options import S3Options
-from csyncfs.backends.s3.wire import CONTROL_SLOTS, Lane, Wire
+from csyncfs.backends.s3.wire import CONTROL_SLOTS, Wire
 from csyncfs.errors import AccessDenied, ConfigError, NoSuchStore, NotFound
 
 log = logging.getLogger(__name__)

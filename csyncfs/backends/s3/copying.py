@@ -5,10 +5,12 @@ from typing import Any, Final
 
 import trio
 
+from csyncfs.backends import metadata
 from csyncfs.backends.base import Writing
-from csyncfs.backends.s3 import items, metadata
+from csyncfs.backends.lanes import in_parallel
+from csyncfs.backends.s3 import items
 from csyncfs.backends.s3.commit import Attempt, Commits
-from csyncfs.backends.s3.multipart import complete, create, in_parallel, listed_parts, try_abort
+from csyncfs.backends.s3.multipart import complete, create, listed_parts, try_abort
 from csyncfs.backends.s3.wire import Reply, Wire
 from csyncfs.errors import Unsupported, VersionMismatch
 from csyncfs.types import Expect, Item, Kind, RemoteVersion

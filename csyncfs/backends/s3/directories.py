@@ -11,10 +11,10 @@ import hashlib
 from typing import Final
 
 from csyncfs.backends.base import Writing
+from csyncfs.backends.failures import Unmet, may_have_happened
 from csyncfs.backends.s3 import items, listing, uploading
 from csyncfs.backends.s3.commit import Commits
 from csyncfs.backends.s3.dialect import Verdict
-from csyncfs.backends.s3.failures import Unmet, may_have_happened
 from csyncfs.backends.s3.options import MARKER_NAME
 from csyncfs.backends.s3.wire import Reply, Wire
 from csyncfs.errors import NotFound, Retry, VersionMismatch

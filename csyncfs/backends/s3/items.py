@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from csyncfs.backends import metadata
 from csyncfs.backends.base import Writing
-from csyncfs.backends.s3 import metadata
 from csyncfs.backends.s3.wire import Reply
 from csyncfs.types import Item, Kind, Location, RemoteVersion
 

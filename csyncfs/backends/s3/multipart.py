@@ -1,18 +1,18 @@
 """Multipart uploads: parts in parallel, resumable across processes, one conditional commit."""
 
 import logging
-from collections import deque
-from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 import trio
 
+from csyncfs.backends import metadata
 from csyncfs.backends.base import SaveResume, Source, Writing
-from csyncfs.backends.s3 import items, metadata
+from csyncfs.backends.content import Content, base64_of, content_type
+from csyncfs.backends.failures import BadParts, Contended, NoUpload
+from csyncfs.backends.lanes import in_parallel
+from csyncfs.backends.s3 import items
 from csyncfs.backends.s3.commit import Attempt, Commits
-from csyncfs.backends.s3.failures import BadParts, Contended, NoUpload
-from csyncfs.backends.s3.uploading import Content, base64_of, content_type
 from csyncfs.backends.s3.wire import Reply, Wire
 from csyncfs.errors import CsyncError, Retry, Superseded
 from csyncfs.types import Expect, Item, Kind
@@ -142,27 +142,6 @@ async def listed_parts(wire: Wire, key: str, upload_id: str) -> dict[int, tuple[
         if not reply.get("IsTruncated") or following in (None, params.get("PartNumberMarker")):
             return found
         params["PartNumberMarker"] = following
-
-
-async def in_parallel(numbers: list[int], limit: int, send: Callable[[int], Any]) -> None:
-    """``await send(number)`` for all, so many at a time; the first error ends it."""
-    waiting = deque(numbers)
-    failures: list[CsyncError] = []
-
-    async def worker() -> None:
-        while waiting:
-            try:
-                await send(waiting.popleft())
-            except CsyncError as exc:
-                failures.append(exc)
-                nursery.cancel_scope.cancel()
-                return
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(min(limit, len(waiting))):
-            nursery.start_soon(worker)
-    if failures:
-        raise failures[0]
 
 
 async def _create(wire: Wire, key: str, source: Source, writing: Writing) -> State:

@@ -10,10 +10,11 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from csyncfs.backends.s3 import items, metadata
+from csyncfs.backends import metadata
+from csyncfs.backends.content import base64_of
+from csyncfs.backends.failures import Unmet
+from csyncfs.backends.s3 import items
 from csyncfs.backends.s3.dialect import Support, Verdict
-from csyncfs.backends.s3.failures import Unmet
-from csyncfs.backends.s3.uploading import base64_of
 from csyncfs.backends.s3.wire import Reply, Wire
 from csyncfs.errors import BackendError, CsyncError, NotFound, Offline, Throttled
 from csyncfs.types import RESERVED_DIR

@@ -10,7 +10,7 @@ from typing import Any, Final
 import urllib3.exceptions
 from botocore import exceptions as sdk
 
-from csyncfs.backends.s3.failures import (
+from csyncfs.backends.failures import (
     BadParts,
     Contended,
     LostReply,

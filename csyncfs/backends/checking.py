@@ -1,7 +1,8 @@
 """Whether a downloaded object is the one that was stored: its MD5 against its ETag.
 
 S3 has no checksum for a range, and of a whole object only the ETag is told by every server: the
-MD5 of what was stored in one request. So small objects are fetched whole.
+MD5 of what was stored in one request. Azure tells the MD5 by itself, and whoever wrote the blob
+chose it. So small objects are fetched whole.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""POSIX attributes as S3 user metadata.
+"""POSIX attributes as user metadata of an object.
 
 Written: ``mtime`` (seconds.nanoseconds) and s3fs's decimal ``mode``, ``uid``, ``gid`` and
 ``xattr``, which s3fs and rclone read; ``rdev``; ``csyncput``, ``csyncdev`` and ``csynclink``.
@@ -38,7 +38,7 @@ _SECONDS = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]{0,32}))?", re.ASCII)
 _FILE_TIME = re.compile(r"(-?[0-9]{1,22})(ns)?", re.ASCII)
 
 
-def encode(writing: Writing, full_key: str) -> dict[str, str]:
+def encode(writing: Writing, full_key: str, max_bytes: int = MAX_METADATA_BYTES) -> dict[str, str]:
     """User metadata for a version at this key. Xattrs are left out where they do not fit."""
     attributes = writing.attributes
     values: dict[str, str] = {PUT_ID: quote(writing.put_id), DEVICE: quote(writing.device)}
@@ -52,7 +52,7 @@ def encode(writing: Writing, full_key: str) -> dict[str, str]:
             values[name] = str(number)
     if attributes.xattrs:
         xattrs = _encode_xattrs(attributes.xattrs)
-        if _size(values) + len("xattr") + len(xattrs) <= MAX_METADATA_BYTES:
+        if _size(values) + len("xattr") + len(xattrs) <= max_bytes:
             values["xattr"] = xattrs
     return values
 
