@@ -22,6 +22,7 @@ from csyncfs.options import Addressing, Fsync, Given, LogLevel
 _GIB = 1 << 30
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
 _CONTAINER = re.compile(r"\$root|\$web|[a-z0-9](?:-?[a-z0-9]){2,62}")
+_GCS_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
@@ -30,6 +31,7 @@ class Scheme(enum.StrEnum):
 
     S3 = "s3"
     AZURE = "az"
+    GCS = "gs"
     FILE = "file"
     MEMORY = "memory"
     """For tests: gone with the process."""
@@ -41,7 +43,7 @@ class Spec:
 
     scheme: Scheme
     bucket: str = ""
-    """Of S3, or a container of Azure."""
+    """Of S3 or GCS, or a container of Azure."""
     prefix: str = ""
     """Of keys, below the bucket: "" or one that ends in ``/``."""
     path: Path = Path("/")
@@ -56,6 +58,8 @@ class Spec:
                 return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
             case Scheme.AZURE:
                 return f"az://{self.account}/{self.bucket}/{self.prefix}".rstrip("/")
+            case Scheme.GCS:
+                return f"gs://{self.bucket}/{self.prefix}".rstrip("/")
             case Scheme.FILE:
                 return f"file://{self.path}"
             case Scheme.MEMORY:
@@ -127,7 +131,7 @@ class MountConfig:
 
     def store_options(self) -> dict[str, str | bool | float]:
         """What the transfer process is told beside the spec."""
-        if self.spec.scheme not in (Scheme.S3, Scheme.AZURE):
+        if self.spec.scheme not in (Scheme.S3, Scheme.AZURE, Scheme.GCS):
             return {}
         file = self.credentials_file
         named = {
@@ -139,6 +143,8 @@ class MountConfig:
         given = {name: value for name, value in named.items() if value is not None}
         if self.spec.scheme is Scheme.AZURE:
             return {**given, "read_timeout_s": self.timeout_s}
+        if self.spec.scheme is Scheme.GCS:
+            return {**given, "anonymous": self.anonymous, "read_timeout_s": self.timeout_s}
         return {
             **given,
             "addressing": self.addressing.value,
@@ -170,9 +176,11 @@ def parse_spec(text: str) -> Spec:
         return _parse_s3(rest)
     if scheme == "az" and separator:
         return _parse_azure(rest)
+    if scheme == "gs" and separator:
+        return _parse_gcs(rest)
     raise ConfigError(
-        f"'{text}' is not a store: write s3://BUCKET[/PREFIX], az://ACCOUNT/CONTAINER[/PREFIX]"
-        " or file:///PATH"
+        f"'{text}' is not a store: write s3://BUCKET[/PREFIX], az://ACCOUNT/CONTAINER[/PREFIX],"
+        " gs://BUCKET[/PREFIX] or file:///PATH"
     )
 
 
@@ -194,6 +202,16 @@ def _parse_azure(rest: str) -> Spec:
     if "\\" in prefix or any(part.endswith(".") for part in prefix.split("/")):
         raise ConfigError(f"prefix '{prefix}' has a backslash, or a dot before a slash")
     return Spec(Scheme.AZURE, bucket=container, prefix=prefix, account=account)
+
+
+def _parse_gcs(rest: str) -> Spec:
+    bucket, _, prefix = rest.partition("/")
+    if _GCS_BUCKET.fullmatch(bucket) is None:
+        raise ConfigError(f"'{bucket}' is not a bucket name (in gs://{rest})")
+    prefix = _prefix(prefix, f"gs://{rest}")
+    if "\r" in prefix or "\n" in prefix:
+        raise ConfigError("a prefix in gs:// has no line feed and no carriage return")
+    return Spec(Scheme.GCS, bucket=bucket, prefix=prefix)
 
 
 def _prefix(text: str, spec: str) -> str:

@@ -225,8 +225,8 @@ ENDPOINT = Option(
     _endpoint,
     "URL",
     "address of an S3 service other than AWS, or of an account's blobs other than in public Azure",
-    default_help="AWS, Azure",
-    schemes=("s3", "az"),
+    default_help="AWS, Azure, Google",
+    schemes=("s3", "az", "gs"),
 )
 REGION = Option(
     "region", _word, "NAME", "S3 region", default_help="as the AWS tools find it", schemes=("s3",)
@@ -243,12 +243,12 @@ CREDENTIALS_FILE = Option(
     "credentials_file",
     _absolute,
     "FILE",
-    "read credentials from this file: as ~/.aws/credentials, or AZURE_STORAGE_... lines",
-    default_help="as the AWS and Azure tools find them",
-    schemes=("s3", "az"),
+    "credentials: as ~/.aws/credentials, AZURE_STORAGE_... lines, a service account's key (JSON)",
+    default_help="as the AWS, Azure and Google tools find them",
+    schemes=("s3", "az", "gs"),
 )
 ANONYMOUS = Option(
-    "anonymous", _flag, "", "do not sign requests: for public buckets", "no", schemes=("s3",)
+    "anonymous", _flag, "", "do not sign requests: for public buckets", "no", schemes=("s3", "gs")
 )
 ADDRESSING = Option(
     "addressing",

@@ -1,8 +1,8 @@
 """From a spec and options to a backend: the only place that knows the concrete ones.
 
-``file:///path``, ``s3://bucket/prefix``, ``az://account/container/prefix`` or ``memory:``. SDKs
-take up to a second to import, so that happens in a thread and the transfer process answers
-meanwhile.
+``file:///path``, ``s3://bucket/prefix``, ``az://account/container/prefix``, ``gs://bucket/prefix``
+or ``memory:``. SDKs take up to a second to import, so that happens in a thread and the transfer
+process answers meanwhile.
 """
 
 import importlib
@@ -54,6 +54,15 @@ class _AzureWish(msgspec.Struct, forbid_unknown_fields=True):
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 30.0
     block_size_bytes: int = 4 << 20
+
+
+class _GcsWish(msgspec.Struct, forbid_unknown_fields=True):
+    endpoint: str | None = None
+    credentials_file: str | None = None
+    anonymous: bool = False
+    connect_timeout_s: float = 5.0
+    read_timeout_s: float = 30.0
+    part_size_bytes: int = 8 << 20
 
 
 async def make_backend(start: Start) -> Hosted:
@@ -164,11 +173,37 @@ async def _azure(start: Start) -> Hosted:
     return Hosted(AzureBackend(options))
 
 
+async def _gcs(start: Start) -> Hosted:
+    wish = _read(_GcsWish, start.options)
+    bucket, _, prefix = start.spec.removeprefix("gs://").partition("/")
+    if not bucket:
+        raise ConfigError("a GCS store is gs://BUCKET[/PREFIX]")
+    try:
+        await _load("csyncfs.backends.gcs.client")
+    except ImportError as exc:
+        # Packages of another kind of store may bring some of Google's, but not all.
+        raise ConfigError("gs:// stores need the Google SDK: pip install 'csyncfs[gcs]'") from exc
+    from csyncfs.backends.gcs import GcsBackend, GcsOptions
+
+    options = GcsOptions(
+        bucket=bucket,
+        prefix=prefix.strip("/"),
+        endpoint=wish.endpoint,
+        credentials_file=wish.credentials_file,
+        anonymous=wish.anonymous,
+        connect_timeout_s=wish.connect_timeout_s,
+        read_timeout_s=wish.read_timeout_s,
+        part_size_bytes=wish.part_size_bytes,
+    )
+    return Hosted(GcsBackend(options))
+
+
 _BUILDERS: Final[dict[str, Callable[[Start], Awaitable[Hosted]]]] = {
     "file": _directory,
     "memory": _memory,
     "s3": _s3,
     "az": _azure,
+    "gs": _gcs,
 }
 
 W = TypeVar("W")

@@ -18,10 +18,12 @@ import pytest
 from csyncfs.backends.azureblob import AzureBackend
 from csyncfs.backends.base import Backend
 from csyncfs.backends.directory import DirectoryBackend, commit
+from csyncfs.backends.gcs import GcsBackend
 from csyncfs.backends.memory import MemoryBackend, MemoryStore
 from csyncfs.backends.s3 import S3Backend, S3Options, Verdict
 from csyncfs.errors import AccessDenied, BackendError, NoSuchStore, Offline
 from tests.support import azurite as azure
+from tests.support import gcs as google
 from tests.support.servers import S3Server, free_ports
 from tests.support.transfer import through_transfer
 
@@ -238,6 +240,37 @@ def _write_key(path: Path, key: str) -> None:
     path.write_text(f"AZURE_STORAGE_KEY={key}\n")
 
 
+def gcs(request: pytest.FixtureRequest) -> Store:
+    fake: google.FakeGcs = request.getfixturevalue("fake_gcs")
+    place: Path = request.getfixturevalue("tmp_path")
+    key = fake.write_key(place / "key.json")
+    options = google.options_for(
+        fake, fake.make_bucket().name, prefix=f"t/{uuid.uuid4().hex}", credentials_file=str(key)
+    )
+
+    async def make() -> Backend:
+        return GcsBackend(options)
+
+    async def missing() -> Backend:
+        return GcsBackend(with_changes(options, bucket="there-is-no-such-bucket"))
+
+    async def unreachable() -> Backend:
+        nowhere = f"http://127.0.0.1:{free_ports(1)[0]}"
+        return GcsBackend(with_changes(options, endpoint=nowhere))
+
+    async def denied() -> Backend:
+        wrong = fake.write_key(place / "wrong.json", google.UNKNOWN)
+        return GcsBackend(with_changes(options, credentials_file=str(wrong)))
+
+    return Store(
+        make,
+        f"gs://{options.bucket}/{options.prefix}",
+        {"endpoint": fake.endpoint, "credentials_file": str(key)},
+        dict(os.environ),
+        broken={NoSuchStore: missing, Offline: unreachable, AccessDenied: denied},
+    )
+
+
 STORES: Final[Mapping[str, Callable[[pytest.FixtureRequest], Store]]] = {
     "memory": memory_flat,
     "memory-content-tags": memory_content_tags,
@@ -250,6 +283,7 @@ STORES: Final[Mapping[str, Callable[[pytest.FixtureRequest], Store]]] = {
     "rclone": rclone,
     "moto": moto,
     "azurite": azurite,
+    "gcs": gcs,
 }
 
 # One of each kind also goes through the transfer process; the dialects of the other

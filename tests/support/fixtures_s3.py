@@ -7,6 +7,7 @@ from typing import TypeVar
 import pytest
 
 from tests.support.azurite import Azurite
+from tests.support.gcs import FakeGcs
 from tests.support.servers import Ceph, Moto, NotInstalled, Rclone, S3Server, SeaweedFS, Server
 
 S = TypeVar("S", bound=Server)
@@ -38,6 +39,13 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
     yield from _running(Azurite, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def fake_gcs() -> Iterator[FakeGcs]:
+    fake = FakeGcs().start()
+    yield fake
+    fake.stop()
 
 
 def _running(kind: type[S], places: pytest.TempPathFactory) -> Iterator[S]:

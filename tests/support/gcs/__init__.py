@@ -1,0 +1,26 @@
+"""A fake of Google Cloud Storage's JSON API, as much of it as csyncfs asks for.
+
+Google has none to install. What it does follows Google's reference of the JSON API ("Objects",
+"Request preconditions", "Resumable uploads", "HTTP status and error codes"); where a docstring
+names one of these, the fact is from there. tests/conformance/test_gcs_live.py runs the suite
+against the real thing where there are credentials.
+"""
+
+from tests.support.gcs.server import GOOD, READER, UNKNOWN, FakeGcs, Fault
+from tests.support.gcs.store import Bucket, Refusal, Stored
+from tests.support.gcs.using import connected, options_for, put, writing
+
+__all__ = [
+    "GOOD",
+    "READER",
+    "UNKNOWN",
+    "Bucket",
+    "FakeGcs",
+    "Fault",
+    "Refusal",
+    "Stored",
+    "connected",
+    "options_for",
+    "put",
+    "writing",
+]
