@@ -2,7 +2,7 @@
 
 import pytest
 
-pytest_plugins = ["tests.support.fixtures_s3"]
+pytest_plugins = ["tests.support.fixtures_s3", "tests.support.gcs.fixtures"]
 
 # Few tests, and long ones: begun last, one of them would keep all but one worker waiting.
 _FIRST = (

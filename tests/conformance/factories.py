@@ -271,6 +271,25 @@ def gcs(request: pytest.FixtureRequest) -> Store:
     )
 
 
+def gcs_live(request: pytest.FixtureRequest) -> Store:
+    """A real bucket, where somebody has one: see ``test_gcs_live``."""
+    options = google.live_options()
+    request.addfinalizer(lambda: google.clear(options))
+
+    async def make() -> Backend:
+        return GcsBackend(options)
+
+    async def missing() -> Backend:
+        return GcsBackend(with_changes(options, bucket=f"no-such-bucket-{uuid.uuid4().hex}"))
+
+    return Store(
+        make,
+        f"gs://{options.bucket}/{options.prefix}",
+        env=dict(os.environ),
+        broken={NoSuchStore: missing},
+    )
+
+
 STORES: Final[Mapping[str, Callable[[pytest.FixtureRequest], Store]]] = {
     "memory": memory_flat,
     "memory-content-tags": memory_content_tags,
@@ -284,6 +303,7 @@ STORES: Final[Mapping[str, Callable[[pytest.FixtureRequest], Store]]] = {
     "moto": moto,
     "azurite": azurite,
     "gcs": gcs,
+    **({"gcs-live": gcs_live} if google.LIVE_BUCKET in os.environ else {}),
 }
 
 # One of each kind also goes through the transfer process; the dialects of the other

@@ -45,6 +45,8 @@ def refusal(*lists: str, spec: str = "s3://bucket/pre") -> str:
         ("s3://bucket", Spec(Scheme.S3, "bucket")),
         ("s3://bucket/", Spec(Scheme.S3, "bucket")),
         ("s3://bucket/a/b", Spec(Scheme.S3, "bucket", "a/b/")),
+        ("gs://bucket.example.org/a", Spec(Scheme.GCS, "bucket.example.org", "a/")),
+        ("gs://b_1", Spec(Scheme.GCS, "b_1")),
         ("s3://bucket/a b/%20/", Spec(Scheme.S3, "bucket", "a b/%20/")),
         ("az://acc1/cont", Spec(Scheme.AZURE, "cont", account="acc1")),
         ("az://acc1/cont-1/a/b/", Spec(Scheme.AZURE, "cont-1", "a/b/", account="acc1")),
@@ -64,6 +66,7 @@ def test_spec_is_understood(text: str, spec: Spec) -> None:
         *("", "bucket", "./here", "s3:bucket", "s3://", "s3://b", "s3://us er/x", "az://a/b"),
         *("az://account", "az://account/", "az://Account/cont", "az://account/c--d", "az:x"),
         *("az://account/cont/a//b", "az://account/cont/dot./b", "az://account/cont/a\\b"),
+        *("gs://", "gs:bucket", "gs://Bucket", "gs://b", "gs://bucket/a//b", "gs://bucket/a\nb"),
         *("file://srv/data", "file:", "memory:x", "s3://bucket/a//b", "s3://bucket/../x"),
     ],
 )

@@ -85,6 +85,8 @@ def build(options: GcsOptions) -> Client:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     found: Any = credentials.find(options)
     session: Any = AuthorizedSession(found)  # pyright: ignore[reportNoUntypedCall]
+    # Proxies from the environment, but no ~/.netrc: it would overrule the token.
+    session.auth = _no_auth
     for scheme in ("https://", "http://"):
         session.mount(scheme, HTTPAdapter(pool_maxsize=POOL_SIZE, max_retries=0))
     chosen = {} if options.endpoint is None else {"api_endpoint": options.endpoint.rstrip("/")}
@@ -99,3 +101,7 @@ def build(options: GcsOptions) -> Client:
         options.bucket,
         (options.connect_timeout_s, options.read_timeout_s),
     )
+
+
+def _no_auth(request: Any) -> Any:
+    return request

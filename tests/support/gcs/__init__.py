@@ -8,10 +8,19 @@ against the real thing where there are credentials.
 
 from tests.support.gcs.server import GOOD, READER, UNKNOWN, FakeGcs, Fault
 from tests.support.gcs.store import Bucket, Refusal, Stored
-from tests.support.gcs.using import connected, options_for, put, writing
+from tests.support.gcs.using import (
+    LIVE_BUCKET,
+    clear,
+    connected,
+    live_options,
+    options_for,
+    put,
+    writing,
+)
 
 __all__ = [
     "GOOD",
+    "LIVE_BUCKET",
     "READER",
     "UNKNOWN",
     "Bucket",
@@ -19,7 +28,9 @@ __all__ = [
     "Fault",
     "Refusal",
     "Stored",
+    "clear",
     "connected",
+    "live_options",
     "options_for",
     "put",
     "writing",

@@ -6,6 +6,7 @@ faults: each is spent on the next request of its kind.
 
 import base64
 import contextlib
+import gzip
 import json
 import re
 import socket
@@ -292,14 +293,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _media(self, stored: Stored, fault: Fault | None) -> None:
         """Checksums are of the whole object, whatever range is asked for."""
         content, status = stored.content, 200
+        is_packed = stored.settings.get("contentEncoding") == "gzip"
+        if is_packed and "gzip" not in self.headers.get("Accept-Encoding", ""):
+            # "Transcoding of gzip-compressed files".
+            content = gzip.decompress(content)
         headers = {
             "x-goog-generation": str(stored.generation),
             "x-goog-metageneration": str(stored.metageneration),
-            "x-goog-hash": f"crc32c={crc32c_of(content)}",
+            "x-goog-hash": f"crc32c={crc32c_of(stored.content)}",
             "Content-Type": str(stored.settings.get("contentType", "")),
         }
         if not stored.is_composite:
-            headers["x-goog-hash"] += f",md5={md5_of(content)}"
+            headers["x-goog-hash"] += f",md5={md5_of(stored.content)}"
         match = _RANGE.fullmatch(self.headers.get("Range", ""))
         if match is not None:
             start = int(match[1])

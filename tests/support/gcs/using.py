@@ -1,15 +1,19 @@
 """Backends on the fake."""
 
+import os
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from csyncfs.backends.base import Writing
 from csyncfs.backends.gcs import GcsBackend, GcsOptions
 from csyncfs.types import ABSENT, Attributes, Expect, Item, Location
 from tests.support.gcs.server import FakeGcs
 from tests.support.s3 import Content
+
+LIVE_BUCKET: Final = "CSYNCFS_TEST_GCS_BUCKET"
+"""Names a bucket of Google's that tests may write to, with the machine's credentials."""
 
 
 def options_for(fake: FakeGcs, bucket: str, **changed: Any) -> GcsOptions:
@@ -35,6 +39,20 @@ async def connected(options: GcsOptions) -> AsyncGenerator[GcsBackend]:
 
 def writing(attributes: Attributes | None = None, put_id: str | None = None) -> Writing:
     return Writing(attributes or Attributes(), put_id or uuid.uuid4().hex, "testdevice")
+
+
+def live_options() -> GcsOptions:
+    """A prefix of its own in the bucket that the environment names."""
+    return GcsOptions(os.environ[LIVE_BUCKET], prefix=f"csyncfs-test/{uuid.uuid4().hex}")
+
+
+def clear(options: GcsOptions) -> None:
+    """Remove everything below the prefix."""
+    from google.cloud import storage  # pyright: ignore
+
+    client: Any = storage.Client()  # pyright: ignore
+    for blob in client.list_blobs(options.bucket, prefix=options.base):
+        blob.delete()
 
 
 async def put(
