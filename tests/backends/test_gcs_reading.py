@@ -175,6 +175,15 @@ async def test_a_marker_with_a_body_stays_reachable(
     assert (inside.location.key, inside.kind) == ("dir/", Kind.FILE)
 
 
+async def test_xattrs_may_have_8_kb(gcs_backend: GcsBackend, make_content: Make) -> None:
+    """Base64 and percent signs are counted as Google counts them: 5,000 bytes fit, 8,000 do not."""
+    for size, fits in ((5000, True), (8000, False)):
+        attributes = Attributes(xattrs={"user.x": bytes(size)})
+        made = await put(gcs_backend, f"file{size}", make_content(b""), stamp=writing(attributes))
+        assert made.attributes is not None
+        assert bool(made.attributes.xattrs) == fits
+
+
 # -- names ----------------------------------------------------------------------------------------
 
 

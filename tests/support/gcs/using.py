@@ -48,11 +48,15 @@ def live_options() -> GcsOptions:
 
 def clear(options: GcsOptions) -> None:
     """Remove everything below the prefix."""
-    from google.cloud import storage  # pyright: ignore
+    from csyncfs.backends.gcs.client import build, object_path
 
-    client: Any = storage.Client()  # pyright: ignore
-    for blob in client.list_blobs(options.bucket, prefix=options.base):
-        blob.delete()
+    client = build(options)
+    try:
+        while found := client.ask("GET", "/o", {"prefix": options.base}).get("items"):
+            for one in found:
+                client.ask("DELETE", object_path(one["name"]), {})
+    finally:
+        client.close()
 
 
 async def put(
