@@ -260,3 +260,25 @@ async def test_the_state_of_another_endpoint_is_left_alone(
     await gcs_backend.abandon(FILE, json.dumps(state))
     assert gcs_bucket.contents() == {"file": data}
     assert (await gcs_backend.head(FILE, Kind.FILE)).put_id == stamp.put_id
+
+
+@pytest.mark.parametrize(("kind", "size"), [("insert", 10), ("chunk", 9 * MIB)])
+async def test_content_that_was_stored_damaged_is_removed_not_taken_for_ours(
+    gcs: FakeGcs,
+    gcs_backend: GcsBackend,
+    gcs_bucket: Bucket,
+    make_content: Make,
+    kind: str,
+    size: int,
+) -> None:
+    """It has our put id, so that the next attempt would call it a success."""
+    content, stamp = make_content(os.urandom(size)), writing()
+    gcs_bucket.checks_sums = False
+    gcs.fail(kind, "damage")
+    with pytest.raises(Retry) as caught:
+        await put(gcs_backend, "file", content, stamp=stamp)
+    assert "damaged" in str(caught.value)
+    assert gcs_bucket.contents() == {}
+    resume = content.saved[-1] if content.saved else None
+    await put(gcs_backend, "file", content, stamp=stamp, resume=resume)
+    assert gcs_bucket.contents() == {"file": os.pread(content.fd, size, 0)}
