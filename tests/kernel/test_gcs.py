@@ -10,7 +10,7 @@ from tests.support.mounts import mounting, wait_until
 def test_two_mounts_of_a_bucket_see_each_other(gcs: FakeGcs, tmp_path: Path) -> None:
     bucket = gcs.make_bucket()
     key = gcs.write_key(tmp_path / "key.json")
-    options = (f"endpoint={gcs.endpoint}", f"credentials_file={key}")
+    options = (f"endpoint={gcs.endpoint}", f"credentials_file={key}", "refresh=1")
     spec, large = f"gs://{bucket.name}/pre", os.urandom(17 << 20)
     with (
         mounting(tmp_path / "one", spec, *options) as one,
@@ -25,7 +25,7 @@ def test_two_mounts_of_a_bucket_see_each_other(gcs: FakeGcs, tmp_path: Path) -> 
         expected = {"pre/dir/": b"", "pre/dir/small": b"small\n", "pre/large": large}
         assert bucket.contents() == {**expected, "pre/line\uff05000Afeed": b""}
 
-        two.refresh_wait(lambda: (two.path / "dir/small").exists(), "a new file shows")
+        two.refresh_wait((two.path / "dir/small").exists, "a new file shows")
         assert (two.path / "dir/small").read_text() == "small\n"
         assert (two.path / "dir/small").stat().st_mode & 0o777 == 0o600
         assert (two.path / "large").read_bytes() == large
@@ -33,7 +33,7 @@ def test_two_mounts_of_a_bucket_see_each_other(gcs: FakeGcs, tmp_path: Path) -> 
 
         (one.path / "dir").rename(one.path / "renamed")
         one.flush()
-        two.refresh_wait(lambda: (two.path / "renamed/small").exists(), "a rename shows")
+        two.refresh_wait((two.path / "renamed/small").exists, "a rename shows")
         wait_until(lambda: "dir" not in os.listdir(two.path), "the old name is gone")
 
         for name in ("renamed/small", "large", "line\nfeed"):
