@@ -348,7 +348,8 @@ def _path(given: Given, option: opt.Option[PurePosixPath]) -> Path | None:
 def _check_scheme(spec: Spec, given: Given) -> None:
     for option in opt.TABLE:
         if option.schemes and spec.scheme not in option.schemes and given.has(option):
-            stores = " and ".join(f"{scheme}://" for scheme in option.schemes)
+            *most, last = [f"{scheme}://" for scheme in option.schemes]
+            stores = f"{', '.join(most)} and {last}" if most else last
             raise ConfigError(f"option {option.name} is only for {stores} stores")
 
 

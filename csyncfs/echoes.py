@@ -69,12 +69,13 @@ class Echoes:
 
     def _is_half_made(self, item: Item) -> bool:
         """Whether the item is a directory without its attributes, which some servers take in a
-        second request, and nothing here is called so any more."""
+        second request, and no directory of ours is there. One that is yet to be made comes after
+        this, and may go before it is."""
         if item.kind is not Kind.DIR or item.version is not None:
             return False
         key = item.location.key
         owner = inodes.by_remote_key(self._store, key) or self._tree.dir_for_key(key)
-        return owner is None or owner.nlink == 0
+        return owner is None or owner.nlink == 0 or not owner.in_cloud
 
     def _is_ours(self, attempt: Attempt, item: Item) -> bool:
         if attempt.put_id is not None:

@@ -10,7 +10,8 @@ import trio
 from trio.testing import MockClock
 
 from csyncfs.backends.memory import MemoryStore
-from csyncfs.errors import Ambiguous
+from csyncfs.errors import Ambiguous, Throttled
+from csyncfs.types import Item, Kind, Location, RemoteVersion
 from tests.support.engines import Machine, agree, is_conflict, machines, show_bucket
 from tests.support.invariants import check_machine
 
@@ -285,6 +286,55 @@ async def test_a_directory(
             await a.look()
             await a.flush()
         assert set(show_bucket(bucket)) == set(await a.list()) == expected
+        assert a.intents() == []
+
+
+class HalfMakes:
+    """A server that takes a directory and its attributes in two requests; the second one of the
+    first time it refuses."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.is_there = False
+        self.refused = trio.Event()
+        self._head, self._delete = machine.backend.head, machine.backend.delete
+        machine.on_step = self.step
+        machine.backend.head = self.head  # type: ignore[method-assign]
+        machine.backend.delete = self.delete  # type: ignore[method-assign]
+
+    async def step(self, step: str, key: str) -> None:
+        if (step, key) == ("make_dir:commit", "d/") and not self.refused.is_set():
+            self.is_there = True
+            self.refused.set()
+            raise Throttled("later")
+
+    async def head(self, location: Location, kind: Kind) -> Item:
+        if self.is_there and location.key == "d/":
+            return Item(location, Kind.DIR, None)
+        return await self._head(location, kind)
+
+    async def delete(self, location: Location, kind: Kind, expect: RemoteVersion | None) -> None:
+        if location.key == "d/":
+            self.is_there = False
+        await self._delete(location, kind, expect)
+
+
+@pytest.mark.parametrize("is_made_anew", [False, True], ids=["removed", "removed twice"])
+async def test_a_directory_that_was_half_made_goes(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock, is_made_anew: bool
+) -> None:
+    """A new one of its name would have taken it over, but goes before it is made itself."""
+    async with machines(tmp_path, bucket, "a", upload_delay_s=5) as (a,):
+        await a.list()
+        server = HalfMakes(a)
+        await a.mkdir("d")
+        await server.refused.wait()
+        await a.rmdir("d")
+        if is_made_anew:
+            await a.mkdir("d")
+            await trio.sleep(4)
+            await a.rmdir("d")
+        await a.flush()
+        assert not server.is_there
         assert a.intents() == []
 
 

@@ -95,4 +95,5 @@ def _check_space(up: Engines) -> None:
         # Reserved by fetches under way, less what has landed of them: not known from here.
         if live.fetches:
             return
-    assert (up.space.used_bytes, up.space.dirty_bytes) == (used, dirty)
+    holes = up.space.holes.total_bytes
+    assert (up.space.used_bytes, up.space.dirty_bytes) == (used - holes, max(0, dirty - holes))
