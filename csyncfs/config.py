@@ -23,6 +23,8 @@ _GIB = 1 << 30
 _ACCOUNT = re.compile(r"[a-z0-9]{3,24}")
 _CONTAINER = re.compile(r"\$root|\$web|[a-z0-9](?:-?[a-z0-9]){2,62}")
 _GCS_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?")
+_DRIVE_ID = re.compile(r"[A-Za-z0-9!_-]+")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
@@ -32,6 +34,7 @@ class Scheme(enum.StrEnum):
     S3 = "s3"
     AZURE = "az"
     GCS = "gs"
+    ONEDRIVE = "onedrive"
     FILE = "file"
     MEMORY = "memory"
     """For tests: gone with the process."""
@@ -43,7 +46,7 @@ class Spec:
 
     scheme: Scheme
     bucket: str = ""
-    """Of S3 or GCS, or a container of Azure."""
+    """Of S3 or GCS, a container of Azure, or a drive: ``me``, ``drive/ID``, ``site/HOST/PATH:LIBRARY``."""
     prefix: str = ""
     """Of keys, below the bucket: "" or one that ends in ``/``."""
     path: Path = Path("/")
@@ -60,6 +63,8 @@ class Spec:
                 return f"az://{self.account}/{self.bucket}/{self.prefix}".rstrip("/")
             case Scheme.GCS:
                 return f"gs://{self.bucket}/{self.prefix}".rstrip("/")
+            case Scheme.ONEDRIVE:
+                return f"onedrive://{self.bucket}/{self.prefix}".rstrip("/")
             case Scheme.FILE:
                 return f"file://{self.path}"
             case Scheme.MEMORY:
@@ -95,6 +100,8 @@ class MountConfig:
     run_dir: Path
     registry_dir: Path
     """Where ``csyncfs-admin`` finds out about mounts."""
+    login_dir: Path
+    """Where ``csyncfs-admin login`` leaves who signed in."""
     cache_size_bytes: int
     min_free_bytes: int
     refresh_s: float
@@ -131,7 +138,7 @@ class MountConfig:
 
     def store_options(self) -> dict[str, str | bool | float]:
         """What the transfer process is told beside the spec."""
-        if self.spec.scheme not in (Scheme.S3, Scheme.AZURE, Scheme.GCS):
+        if self.spec.scheme in (Scheme.FILE, Scheme.MEMORY):
             return {}
         file = self.credentials_file
         named = {
@@ -141,7 +148,9 @@ class MountConfig:
             "credentials_file": None if file is None else str(file),
         }
         given = {name: value for name, value in named.items() if value is not None}
-        if self.spec.scheme is Scheme.AZURE:
+        if self.spec.scheme is Scheme.ONEDRIVE:
+            given["login_dir"] = str(self.login_dir)
+        if self.spec.scheme is not Scheme.S3:
             return {**given, "read_timeout_s": self.timeout_s}
         if self.spec.scheme is Scheme.GCS:
             return {**given, "anonymous": self.anonymous, "read_timeout_s": self.timeout_s}
@@ -178,9 +187,11 @@ def parse_spec(text: str) -> Spec:
         return _parse_azure(rest)
     if scheme == "gs" and separator:
         return _parse_gcs(rest)
+    if scheme == "onedrive" and separator:
+        return _parse_onedrive(rest)
     raise ConfigError(
         f"'{text}' is not a store: write s3://BUCKET[/PREFIX], az://ACCOUNT/CONTAINER[/PREFIX],"
-        " gs://BUCKET[/PREFIX] or file:///PATH"
+        " gs://BUCKET[/PREFIX], onedrive://me[/PATH] or file:///PATH"
     )
 
 
@@ -212,6 +223,30 @@ def _parse_gcs(rest: str) -> Spec:
     if "\r" in prefix or "\n" in prefix:
         raise ConfigError("a prefix in gs:// has no line feed and no carriage return")
     return Spec(Scheme.GCS, bucket=bucket, prefix=prefix)
+
+
+def _parse_onedrive(rest: str) -> Spec:
+    sort, _, inside = rest.partition("/")
+    if sort == "me":
+        drive, path = "me", inside
+    elif sort == "drive":
+        name, _, path = inside.partition("/")
+        if _DRIVE_ID.fullmatch(name) is None:
+            raise ConfigError(f"'{name}' is not a drive's id (in onedrive://{rest})")
+        drive = f"drive/{name}"
+    elif sort == "site":
+        site, _, behind = inside.partition(":")
+        library, _, path = behind.partition("/")
+        host, _, place = site.partition("/")
+        if _HOST.fullmatch(host) is None or "//" in place:
+            raise ConfigError(f"'{site}' is not a site: HOST/sites/NAME (in onedrive://{rest})")
+        drive = f"site/{host}/{place.strip('/')}:{library}"
+    else:
+        raise ConfigError(
+            f"'onedrive://{rest}' is not a drive: write onedrive://me[/PATH],"
+            " onedrive://drive/ID[/PATH] or onedrive://site/HOST/SITEPATH:[LIBRARY][/PATH]"
+        )
+    return Spec(Scheme.ONEDRIVE, bucket=drive, prefix=_prefix(path, f"onedrive://{rest}"))
 
 
 def _prefix(text: str, spec: str) -> str:
@@ -253,6 +288,7 @@ def parse(
         cache_dir=cache_dir,
         run_dir=Path(given.maybe(opt.RUN_DIR) or host.run_base) / identity,
         registry_dir=host.state_base / "mounts",
+        login_dir=host.state_base / "login",
         cache_size_bytes=cache_size,
         min_free_bytes=min_free,
         refresh_s=given.value(opt.REFRESH),

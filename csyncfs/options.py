@@ -224,9 +224,10 @@ ENDPOINT = Option(
     "endpoint",
     _endpoint,
     "URL",
-    "address of an S3 service other than AWS, or of an account's blobs other than in public Azure",
-    default_help="AWS, Azure, Google",
-    schemes=("s3", "az", "gs"),
+    "address of an S3 service other than AWS, of an account's blobs other than in public Azure,"
+    " of Microsoft Graph in another cloud",
+    default_help="AWS, Azure, Google, Graph",
+    schemes=("s3", "az", "gs", "onedrive"),
 )
 REGION = Option(
     "region", _word, "NAME", "S3 region", default_help="as the AWS tools find it", schemes=("s3",)

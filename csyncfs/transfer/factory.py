@@ -1,7 +1,7 @@
 """From a spec and options to a backend: the only place that knows the concrete ones.
 
-``file:///path``, ``s3://bucket/prefix``, ``az://account/container/prefix``, ``gs://bucket/prefix``
-or ``memory:``. SDKs take up to a second to import, so that happens in a thread and the transfer
+``file:///path``, ``s3://bucket/prefix``, ``az://account/container/prefix``, ``gs://bucket/prefix``,
+``onedrive://...`` or ``memory:``. SDKs take up to a second to import, so that happens in a thread and the transfer
 process answers meanwhile.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 import msgspec
 import trio
 
+from csyncfs.config import parse_spec
 from csyncfs.errors import ConfigError
 from csyncfs.transfer.messages import Options, Start
 from csyncfs.transfer.server import Hosted
@@ -63,6 +64,13 @@ class _GcsWish(msgspec.Struct, forbid_unknown_fields=True):
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 30.0
     part_size_bytes: int = 8 << 20
+
+
+class _OneDriveWish(msgspec.Struct, forbid_unknown_fields=True):
+    endpoint: str | None = None
+    login_dir: str | None = None
+    connect_timeout_s: float = 5.0
+    read_timeout_s: float = 30.0
 
 
 async def make_backend(start: Start) -> Hosted:
@@ -198,12 +206,35 @@ async def _gcs(start: Start) -> Hosted:
     return Hosted(GcsBackend(options))
 
 
+async def _onedrive(start: Start) -> Hosted:
+    wish = _read(_OneDriveWish, start.options)
+    spec = parse_spec(start.spec)
+    try:
+        await _load("csyncfs.backends.onedrive")
+    except ModuleNotFoundError as exc:
+        raise ConfigError(
+            "onedrive:// stores need Microsoft's SDK: pip install 'csyncfs[onedrive]'"
+        ) from exc
+    from csyncfs.backends.onedrive import OneDriveBackend, OneDriveOptions
+
+    options = OneDriveOptions(
+        drive=spec.bucket,
+        prefix=spec.prefix.strip("/"),
+        endpoint=wish.endpoint,
+        login_dir=wish.login_dir,
+        connect_timeout_s=wish.connect_timeout_s,
+        read_timeout_s=wish.read_timeout_s,
+    )
+    return Hosted(OneDriveBackend(options))
+
+
 _BUILDERS: Final[dict[str, Callable[[Start], Awaitable[Hosted]]]] = {
     "file": _directory,
     "memory": _memory,
     "s3": _s3,
     "az": _azure,
     "gs": _gcs,
+    "onedrive": _onedrive,
 }
 
 W = TypeVar("W")

@@ -19,6 +19,12 @@ _SERVER_DEFECTS: Final = {
     "test_names_that_differ_only_in_form_are_different[rclone-direct]": (
         "rclone's VFS takes names that differ in Unicode form for one"
     ),
+    **{
+        f"test_names_that_differ_only_in_form_are_different[onedrive-{flavour}-direct]": (
+            "OneDrive takes names that differ in case for one"
+        )
+        for flavour in ("personal", "business", "sharepoint")
+    },
 }
 
 

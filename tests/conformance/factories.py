@@ -24,6 +24,7 @@ from csyncfs.backends.s3 import S3Backend, S3Options, Verdict
 from csyncfs.errors import AccessDenied, BackendError, NoSuchStore, Offline
 from tests.support import azurite as azure
 from tests.support import gcs as google
+from tests.support import onedrive
 from tests.support.servers import S3Server, free_ports
 from tests.support.transfer import through_transfer
 
@@ -290,6 +291,40 @@ def gcs_live(request: pytest.FixtureRequest) -> Store:
     )
 
 
+def _onedrive(request: pytest.FixtureRequest, flavour: str) -> Store:
+    """An emulator of its own: what the client did wrong is told when the test is over."""
+    emu = onedrive.started(request, flavour)
+    spec, options = onedrive.address_of(emu), onedrive.options_for(emu)
+
+    async def make() -> Backend:
+        return onedrive.backend_on(emu)
+
+    async def missing() -> Backend:
+        return onedrive.backend_on(emu, drive="drive/b!there-is-no-such-drive")
+
+    async def unreachable() -> Backend:
+        nowhere = f"http://127.0.0.1:{free_ports(1)[0]}"
+        return onedrive.backend_on(emu, endpoint=nowhere)
+
+    async def denied() -> Backend:
+        return onedrive.backend_on(emu, token="")
+
+    broken: dict[type[BackendError], Make] = {NoSuchStore: missing, Offline: unreachable}
+    return Store(make, spec, options, broken={**broken, AccessDenied: denied})
+
+
+def onedrive_personal(request: pytest.FixtureRequest) -> Store:
+    return _onedrive(request, "personal")
+
+
+def onedrive_business(request: pytest.FixtureRequest) -> Store:
+    return _onedrive(request, "business")
+
+
+def onedrive_sharepoint(request: pytest.FixtureRequest) -> Store:
+    return _onedrive(request, "sharepoint")
+
+
 STORES: Final[Mapping[str, Callable[[pytest.FixtureRequest], Store]]] = {
     "memory": memory_flat,
     "memory-content-tags": memory_content_tags,
@@ -304,6 +339,9 @@ STORES: Final[Mapping[str, Callable[[pytest.FixtureRequest], Store]]] = {
     "azurite": azurite,
     "gcs": gcs,
     **({"gcs-live": gcs_live} if google.LIVE_BUCKET in os.environ else {}),
+    "onedrive-personal": onedrive_personal,
+    "onedrive-business": onedrive_business,
+    "onedrive-sharepoint": onedrive_sharepoint,
 }
 
 # One of each kind also goes through the transfer process; the dialects of the other

@@ -322,4 +322,5 @@ async def test_what_the_store_cannot_hold_is_said_at_once(mount: Mount) -> None:
     for key in too_long:
         with pytest.raises(Unrepresentable):
             await mount.put(key, b"content")
-    assert await mount.names() == []
+    # What is above it may be short enough.
+    assert all(key.endswith("/") for key in await mount.names())
