@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from csyncfs import __version__
 from csyncfs.admin import show
 from csyncfs.admin.client import MountDown
+from csyncfs.admin.login import login
 from csyncfs.admin.target import NoSuchMount, Target, find_target
 from csyncfs.answers import FlushProgress, Status
 from csyncfs.errors import ConfigError, CsyncError
@@ -100,6 +101,9 @@ def flush(common: _Common, path: str | None, wait: bool, timeout: float | None) 
         answer = target.client.flush(wait=wait, timeout_s=timeout, on_progress=advance)
     show.as_json(answer) if common.json else show.flushed(answer, waited=wait)
     sys.exit(LEFT if wait and (answer.remaining or answer.held) else 0)
+
+
+cli.add_command(login)
 
 
 @cli.group()

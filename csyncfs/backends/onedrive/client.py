@@ -7,7 +7,6 @@ no token: its addresses let anybody in, and servers refuse a token there.
 """
 
 import json
-import logging
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 from urllib.parse import urlsplit
@@ -35,6 +34,7 @@ from msgraph.graph_service_client import GraphServiceClient
 from msgraph_core import GraphClientFactory  # pyright: ignore[reportMissingTypeStubs]
 
 from csyncfs import __version__
+from csyncfs.backends.onedrive import signin
 from csyncfs.backends.onedrive.credential import ThreadCredential
 from csyncfs.backends.onedrive.options import OneDriveOptions
 from csyncfs.backends.onedrive.translation import Json
@@ -42,7 +42,6 @@ from csyncfs.backends.onedrive.translation import Json
 Verb = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 BEHAVIOUR: Final = "@microsoft.graph.conflictBehavior"
-_LOUD: Final = ("httpx", "httpcore", "azure", "msal", "msal_extensions", "urllib3")
 _AGENT: Final = f"NONISV|csyncfs|csyncfs/{__version__}"
 _ME: Final = "/users/me-token-to-replace"
 
@@ -65,9 +64,7 @@ class Client:
     """Both ways to Graph."""
 
     def __init__(self, options: OneDriveOptions, credential: ThreadCredential) -> None:
-        for name in _LOUD:
-            # Requests are logged with their addresses.
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+        signin.quieten()
         self.credential: Final = credential
         timeout = httpx.Timeout(options.read_timeout_s, connect=options.connect_timeout_s)
         limits = httpx.Limits(max_connections=24, max_keepalive_connections=16)

@@ -9,6 +9,7 @@ Blocking: for worker threads. Imports azure.identity in functions only.
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from csyncfs.backends.onedrive.options import GRAPH
 from csyncfs.backends.onedrive.translation import SignedOut
 
 FILE: Final = "onedrive.json"
+_LOUD: Final = ("httpx", "httpcore", "azure", "msal", "msal_extensions", "urllib3")
 _TOKENS: Final = "onedrive.tokens"
 _FILES: Final = "Files.ReadWrite.All"
 _SITES: Final = "Sites.ReadWrite.All"
@@ -53,6 +55,12 @@ class Wish:
     def scopes(self) -> tuple[str, ...]:
         names = (_FILES, _SITES) if self.with_sites else (_FILES,)
         return tuple(f"{self.resource}/{name}" for name in names)
+
+
+def quieten() -> None:
+    """Requests are logged with their addresses, refusals with what was sent."""
+    for name in _LOUD:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def resource_of(api_url: str) -> str:
@@ -92,6 +100,7 @@ def log_in(login_dir: Path, wish: Wish, prompt: Callable[[str], None]) -> str:
     """
     from azure.identity import DeviceCodeCredential
 
+    quieten()
     _make_private(login_dir)
 
     def show(uri: str, code: str, _expires: object) -> None:
