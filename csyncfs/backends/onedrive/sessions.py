@@ -23,6 +23,7 @@ _TRIES: Final = 6
 _PAUSE_S: Final = 0.3
 _CANCEL_S: Final = 5.0
 _LOST: Final = (401, 403, 404, 410)
+_AGAIN: Final = (202, 408, 416, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ async def _put(wire: Wire, url: str, data: bytes, at: int, size: int) -> httpx.R
 
 async def _judge(reply: httpx.Response | None, tries: int, *, is_new: bool, is_last: bool) -> None:
     """Wait a moment if it is worth another try; raise what it is if not."""
-    if reply is None or reply.status_code >= 500 or reply.status_code in (202, 408, 416):
+    if reply is None or reply.status_code in _AGAIN:
         if tries >= _TRIES:
             raise ServerFailed("uploading: the server failed several times")
         await trio.sleep(_PAUSE_S * tries)
