@@ -1,11 +1,15 @@
 """OneDrive through the kernel: the emulator and two mounts, each a process of its own."""
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
+from tests.support.graph import Emulator
 from tests.support.graph.process import GraphProcess
 from tests.support.mounts import Mount, mounting, wait_until
 
@@ -120,3 +124,66 @@ def test_a_name_that_differs_in_case_only_is_kept_here_and_said(
     (one.path / "NAME").rename(one.path / "other")
     one.flush()
     assert sorted(graph.control("tree")) == ["name", "other"]
+
+
+@pytest.fixture
+def guarded() -> Generator[Emulator]:
+    """It lets in who signed in, and nobody else."""
+    with Emulator("business", seed=5) as emu:
+        emu.knobs.static_token = False
+        yield emu
+        assert emu.finish() == []
+
+
+def log_in(home: Path, env: dict[str, str], authority: str) -> None:
+    command = [str(Path(sys.executable).parent / "csyncfs-admin"), "login", "onedrive"]
+    command += ["--client-id", "app", "--authority", authority]
+    subprocess.run(
+        command,
+        env={**os.environ, **env, "CSYNCFS_HOME": str(home)},
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+
+
+def test_a_sign_in_that_ends_loses_nothing_and_the_next_one_heals_the_mount(
+    guarded: Emulator, tmp_path: Path
+) -> None:
+    authority = guarded.sign_in()
+    env = {"REQUESTS_CA_BUNDLE": authority.ca_file}
+    home = tmp_path / "home"
+    home.mkdir()
+    log_in(home, env, authority.url)
+    options = (f"endpoint={guarded.api_url}", "upload_delay=100ms", "refresh=0.2", "timeout=5")
+    with mounting(home, "onedrive://me", *options, env=env) as mount:
+        (mount.path / "before").write_text("before")
+        mount.flush()
+        guarded.revoke_tokens()
+        authority.revoke_refresh_tokens()
+        (mount.path / "after").write_text("after")
+        wait_until(lambda: "csyncfs-admin login onedrive" in mount.admin("status"), "the reason")
+        # What is here goes on, and is asked for many times.
+        for _ in range(20):
+            assert sorted(os.listdir(mount.path)) == ["after", "before"]
+            assert (mount.path / "before").read_text() == "before"
+            assert (mount.path / "after").read_text() == "after"
+            time.sleep(0.1)
+        # One loud line each: of the process that signs in, and of the mount.
+        said = (home / "stderr").read_text().splitlines()
+        assert len([line for line in said if "ERROR" in line]) == 1
+        logged = mount.log.read_text().splitlines()
+        loud = [line for line in logged if " WARNING " in line or " ERROR " in line]
+        assert [line for line in loud if "csyncfs-admin login onedrive" in line] == loud
+        assert len(loud) == 1
+        asked = len(authority.requests)
+        assert asked < 20
+        assert sorted(guarded.tree()) == ["before"]
+
+        log_in(home, env, authority.url)
+        wait_until(lambda: guarded.tree().get("after") == b"after", "the change", 60)
+        mount.flush()
+        assert "login" not in mount.admin("status")
+        assert mount.unmount() == 0
+    secrets = ("tempauth", "refresh-", "access_token")
+    assert not any(secret in mount.log.read_text() for secret in secrets)
