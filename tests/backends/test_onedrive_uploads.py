@@ -205,11 +205,16 @@ async def test_a_lost_commit_is_known_as_ours_by_the_next_process(emu: Emulator)
     assert versions_of(emu, "file") == 1
 
 
-async def test_what_is_found_carries_the_id_of_the_put_that_made_it(mount: Mount) -> None:
+async def test_what_is_found_carries_the_id_of_the_put_that_made_it(
+    emu: Emulator, mount: Mount
+) -> None:
     stamp = dated()
     await mount.put("file", b"content", stamp=stamp)
     found = await mount.head("file")
     assert (found.put_id, found.device) == (stamp.put_id, "desk")
+    # The same bytes, but somebody else's version.
+    emu.write("file", b"content")
+    assert (await mount.head("file")).put_id is None
 
 
 async def test_somebody_elses_equal_file_is_not_ours_unless_a_reply_was_lost(

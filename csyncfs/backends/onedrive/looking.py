@@ -146,7 +146,8 @@ def item_of(wire: Wire, key: str, kind: Kind, body: Json) -> Item:
     item = items.from_json(key, kind, body)
     if kind is Kind.DIR:
         return item
-    sent = wire.sent(key, items.size_of(body), items.quick_xor(body))
+    size, digest, tag = items.size_of(body), items.quick_xor(body), items.condition(body)
+    sent = wire.sent(key, size, digest, tag)
     if sent is None:
         return item
     return Item(item.location, kind, item.version, item.attributes, sent.put_id, sent.device)

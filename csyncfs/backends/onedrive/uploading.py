@@ -276,6 +276,7 @@ class _Uploading:
             if wire.drive.kind != "documentLibrary":
                 raise Retry("the content arrived damaged")
             log.warning("the library changed the file as it arrived key=%r", order.key)
+        await self._note_sent(items.condition(body))
         return looking.item_of(wire, order.key, Kind.FILE, body)
 
     # -- after a refusal -----------------------------------------------------------------
@@ -330,17 +331,17 @@ class _Uploading:
             return None
         if items.quick_xor(body) != await order.sending.quick_xor():
             return None
-        await self._note_sent()
+        await self._note_sent(items.condition(body))
         if not order.sending.is_confirmed:
             await order.sending.confirm()
         self._forget()
         return looking.item_of(self._wire, order.key, Kind.FILE, body)
 
-    async def _note_sent(self) -> None:
-        order = self._order
+    async def _note_sent(self, tag: str = "") -> None:
+        order, writing = self._order, self._order.writing
         if order.sending.is_small:
             digest = await order.sending.quick_xor()
-            sent = Sent(order.writing.put_id, order.writing.device, order.sending.size, digest)
+            sent = Sent(writing.put_id, writing.device, order.sending.size, digest, tag)
             self._wire.note_sent(order.key, sent)
 
     def _forget(self) -> None:

@@ -55,6 +55,8 @@ class Sent:
     device: str
     size: int
     quick_xor: str
+    tag: str = ""
+    """Of the version it became, once a reply told it."""
 
 
 class Wire:
@@ -178,8 +180,9 @@ class Wire:
         found = self._sent.get(key)
         return found is not None and found.put_id == put_id
 
-    def sent(self, key: str, size: int, quick_xor: str) -> Sent | None:
+    def sent(self, key: str, size: int, quick_xor: str, tag: str) -> Sent | None:
         """What this process sent to the key, if that is what is there."""
         found = self._sent.get(key)
-        is_same = found is not None and (found.size, found.quick_xor) == (size, quick_xor)
-        return found if is_same else None
+        if found is None or (found.size, found.quick_xor) != (size, quick_xor):
+            return None
+        return found if found.tag in ("", tag) else None
