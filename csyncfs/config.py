@@ -46,7 +46,8 @@ class Spec:
 
     scheme: Scheme
     bucket: str = ""
-    """Of S3 or GCS, a container of Azure, or a drive: ``me``, ``drive/ID``, ``site/HOST/PATH:LIBRARY``."""
+    """Of S3 or GCS, a container of Azure, or a drive: ``me``, ``drive/ID``,
+    ``site/HOST/PATH:LIBRARY``."""
     prefix: str = ""
     """Of keys, below the bucket: "" or one that ends in ``/``."""
     path: Path = Path("/")
@@ -148,12 +149,12 @@ class MountConfig:
             "credentials_file": None if file is None else str(file),
         }
         given = {name: value for name, value in named.items() if value is not None}
+        if self.spec.scheme is Scheme.GCS:
+            return {**given, "anonymous": self.anonymous, "read_timeout_s": self.timeout_s}
         if self.spec.scheme is Scheme.ONEDRIVE:
             given["login_dir"] = str(self.login_dir)
         if self.spec.scheme is not Scheme.S3:
             return {**given, "read_timeout_s": self.timeout_s}
-        if self.spec.scheme is Scheme.GCS:
-            return {**given, "anonymous": self.anonymous, "read_timeout_s": self.timeout_s}
         return {
             **given,
             "addressing": self.addressing.value,

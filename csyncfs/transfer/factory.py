@@ -1,8 +1,8 @@
 """From a spec and options to a backend: the only place that knows the concrete ones.
 
 ``file:///path``, ``s3://bucket/prefix``, ``az://account/container/prefix``, ``gs://bucket/prefix``,
-``onedrive://...`` or ``memory:``. SDKs take up to a second to import, so that happens in a thread and the transfer
-process answers meanwhile.
+``onedrive://...`` or ``memory:``. SDKs take up to a second to import, so that happens in a thread
+and the transfer process answers meanwhile.
 """
 
 import importlib
