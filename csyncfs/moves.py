@@ -417,6 +417,11 @@ class Moves:
         """Without an atomic tree move every child gets a MOVE of its own; each step is a
         consistent state, so it goes on from wherever a crash left it."""
         await self._push_down(row, source)
+        # That took its time: renamed again, it may have left the name to another directory.
+        if self._tree.target(self._tree.row(row.id)).key != target.key:
+            raise NotYet("the directory was renamed again meanwhile")
+        self._claim_dir(row.id, target)
+        self._promise.must_be_free(row.id, target.key)
         self._not_being_removed(row.id, target.key)
         self._promise.works_on(row.id, source.key, target.key)
         writing = self._promise.writing(self._tree.row(row.id), uuid.uuid4().hex)

@@ -551,33 +551,3 @@ async def test_something_moves_into_a_directory_that_takes_its_name(
             expected["x/other"] = b"other"
         assert await agree(a, b) == expected
         assert _aside(bucket) == []
-
-
-@pytest.mark.parametrize("is_reply_lost", [False, True], ids=["reply", "no reply"])
-async def test_an_upload_that_ends_while_its_directory_moves_is_known_where_it_went(
-    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock, is_reply_lost: bool
-) -> None:
-    """Sent before the rename, it arrives after everything in the directory had been told to
-    move, and before the new directory is there."""
-    bucket.write("d/")
-    async with machines(tmp_path, bucket, "a", "b", upload_delay_s=0.0) as (a, b):
-        await a.show()
-
-        async def network(step: str, key: str) -> None:
-            if (step, key) == ("put", "d/f"):
-                await trio.sleep(3)
-            if key in ("e/", "d/") and step in ("make_dir", "move"):
-                await trio.sleep(5)
-            if is_reply_lost and (step, key) == ("make_dir:done", "e/"):
-                raise Ambiguous("the reply was lost")
-
-        a.on_step = network
-        await a.write("d/f", b"one")
-        await trio.sleep(1)
-        await a.rename("d", "e")
-        await trio.sleep(10)
-        a.on_step = None
-        await a.patch("e/f", 0, b"O")
-        assert await agree(a, b) == {"e": None, "e/f": b"One"}
-        assert a.conflicts() == []
-        check_machine(a)
