@@ -53,6 +53,9 @@ def _running(kind: type[S], places: pytest.TempPathFactory) -> Iterator[S]:
     try:
         server.start()
     except NotInstalled as exc:
+        if kind is Azurite:
+            # Not every machine gets packages of npm: the Makefile has said so.
+            pytest.skip(str(exc))
         pytest.fail(str(exc), pytrace=False)
     try:
         yield server
