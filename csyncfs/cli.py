@@ -53,7 +53,8 @@ class _MountCommand(click.Command):
 @click.option("-o", "option_lists", multiple=True, metavar="OPTIONS", help="Comma-separated list.")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground, log to stderr.")
 def mount(spec: str, mountpoint: Path, option_lists: tuple[str, ...], foreground: bool) -> None:
-    """Mount SPEC (s3://BUCKET[/PREFIX] or file:///PATH) at MOUNTPOINT.
+    """Mount SPEC at MOUNTPOINT: s3://BUCKET[/PREFIX], az://ACCOUNT/CONTAINER[/PREFIX],
+    gs://BUCKET[/PREFIX], onedrive://me[/PATH] or file:///PATH.
 
     Returns when the file system answers. -o takes a list such as
     endpoint=https://s3.example.org,cache_size=20G from these options [default]:

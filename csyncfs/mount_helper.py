@@ -31,7 +31,11 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("spec", metavar="SPEC", help="s3://BUCKET[/PREFIX] or file:///PATH")
+    add(
+        "spec",
+        metavar="SPEC",
+        help="s3://BUCKET[/PREFIX], file:///PATH, ...: see csyncfs mount --help",
+    )
     add("mountpoint", metavar="MOUNTPOINT", type=Path)
     add("-o", dest="options", action="append", default=[], metavar="OPTIONS")
     add("-f", dest="fake", action="store_true", help="check everything, do not mount")
