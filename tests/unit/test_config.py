@@ -307,4 +307,6 @@ def test_azure_is_told_what_is_its_own() -> None:
     made = config("endpoint=http://localhost:1/acc,timeout=7", spec="az://acc/cont")
     assert made.store_options() == {"endpoint": "http://localhost:1/acc", "read_timeout_s": 7.0}
     assert "only for s3:// stores" in refusal("region=x", spec="az://acc/cont")
-    assert "only for s3://, az:// and gs:// stores" in refusal("endpoint=http://x", spec="/srv")
+    assert "only for s3://, az://, gs:// and onedrive:// stores" in refusal(
+        "endpoint=http://x", spec="/srv"
+    )
