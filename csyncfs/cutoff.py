@@ -58,4 +58,7 @@ class CutOff:
         now = trio.current_time()
         if now < self._removing.get(key, 0.0):
             return True
-        return now < self._started_until and journal.has_delete_at(self._store, key, self._last_seq)
+        if now >= self._started_until:
+            return False
+        oldest = journal.delete_at(self._store, key)
+        return oldest is not None and oldest.seq <= self._last_seq

@@ -46,14 +46,14 @@ class Echoes:
         if self._promise.cut_off.may_make(ino):
             raise NotYet("a request without reply may still be carried out")
 
-    async def find_out(self, intent: Intent) -> None:
-        """Make true what an earlier request of the inode did, if one is open.
+    async def find_out(self, intent: Intent) -> bool:
+        """Make true what an earlier request of the inode did. False: none was open.
 
         Raises what keeps the store from answering: then the promise has to wait.
         """
         attempt = attempts.of_inode(self._store, intent.inode)
         if attempt is None:
-            return
+            return False
         self._let_the_server_end(intent.inode)
         kind = Kind.DIR if attempt.is_dir else Kind.FILE
         item = await self._promise.head(Location(attempt.key), kind)
@@ -66,6 +66,7 @@ class Echoes:
                 with self._store.transaction():
                     self._promise.delete_later(row.id, item.location, None, is_dir=True)
         self.known(intent.inode)
+        return True
 
     def _is_half_made(self, item: Item) -> bool:
         """Whether the item is a directory without its attributes, which some servers take in a

@@ -517,7 +517,7 @@ class Moves:
     async def delete(self, intent: Intent) -> None:
         """Delete the version we believe in; an edit by somebody else beats the delete."""
         location = intent.location
-        # Done once, it is not known that something else stands there by now.
+        # An earlier try may yet be carried out: after this one, something else might be there.
         self._promise.must_stay(location.key)
         self._promise.works_on(intent.inode, location.key)
         kind = Kind.DIR if intent.is_dir else Kind.FILE

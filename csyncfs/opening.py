@@ -10,7 +10,7 @@ import os
 from typing import NoReturn
 
 from csyncfs.cache.files import ContentFiles, ContentMissing
-from csyncfs.cache.holes import Holes
+from csyncfs.cache.holes import WORTH_BYTES, Holes
 from csyncfs.cache.space import Space
 from csyncfs.errors import ContentLost, FsError
 from csyncfs.extents import Extents
@@ -87,7 +87,7 @@ def close(live: LiveInode) -> None:
 
 def measure_holes(store: Store, files: ContentFiles, holes: Holes) -> None:
     """At mount: which of the files that wait for upload are not wholly on the disk."""
-    for cached in contents.unsent_of_size(store, 1 << 20):
+    for cached in contents.unsent_of_size(store, WORTH_BYTES):
         try:
             fd = files.open(cached.inode, dirty=True)
         except FsError:

@@ -117,8 +117,8 @@ class Ordering:
                 waits_for = self._inhabitant(taken) if left.is_dir else None
             if waits_for is not None:
                 return inodes.get(self._store, waits_for)
-        maker = attempts.maker_at(self._store, key)
-        return inodes.get(self._store, maker) if maker not in (None, ino) else None
+        makers = [maker for maker in attempts.makers_at(self._store, key) if maker != ino]
+        return inodes.get(self._store, makers[0]) if makers else None
 
     def _has_to_wait(self, intent: Intent, row: InodeRow) -> bool:
         """Whether another promise about the same inode comes first."""

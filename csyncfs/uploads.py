@@ -38,25 +38,18 @@ class Uploads:
     def blocker(self, intent: Intent) -> InodeId | None:
         """The inode of which something else has to reach the cloud first."""
         blocker = self._promise.ordering.blocker(intent)
-        if blocker is not None and self._is_open(intent):
-            # What became of the last request can be asked at any time, and others wait for it.
-            return None
-        return blocker
-
-    def _is_open(self, intent: Intent) -> bool:
-        if intent.kind == IntentKind.DELETE:
-            return False
-        return attempts.of_inode(self._store, intent.inode) is not None
+        if blocker is None or intent.kind == IntentKind.DELETE:
+            return blocker
+        # What became of the last request can be asked at any time, and others wait for it.
+        return None if attempts.of_inode(self._store, intent.inode) is not None else blocker
 
     async def execute(self, intent: Intent) -> None:
         """Carry the intent out; the journal says what is left to do afterwards."""
         if intent.kind == IntentKind.DELETE:
             await self._delete(intent)
             return
-        if self._is_open(intent):
-            await self._echoes.find_out(intent)
-            if self.blocker(intent) is not None:
-                raise NotYet("something else has to come first")
+        if await self._echoes.find_out(intent) and self.blocker(intent) is not None:
+            raise NotYet("something else has to come first")
         found = journal.get(self._store, intent.seq)
         if found is None:
             return

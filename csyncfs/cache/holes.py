@@ -12,7 +12,8 @@ from csyncfs.types import InodeId
 
 _BLOCK: Final = 512
 """What ``st_blocks`` counts in, on every file system."""
-_WORTH_IT: Final = 1 << 20
+WORTH_BYTES: Final = 1 << 20
+"""Smaller ones are taken to be on the disk."""
 
 
 class Holes:
@@ -40,6 +41,6 @@ class Holes:
 
     def _set(self, ino: InodeId, n: int) -> None:
         self.total_bytes -= self._bytes.pop(ino, 0)
-        if n >= _WORTH_IT:
+        if n >= WORTH_BYTES:
             self._bytes[ino] = n
             self.total_bytes += n

@@ -5,7 +5,7 @@ on disk reserves them here first and gives them back when they go. When the ceil
 reached clean bytes are evicted; when all is dirty, writers wait for uploads; ENOSPC comes
 only when neither helps for a while. Two things go beyond the ceiling: what has to be fetched
 so that an edited file can be uploaded, for only that makes dirty bytes clean; and holes, which
-take no disk (``holes``). Nothing is measured at mount: the sums come from the store.
+take no disk (``holes``). At mount the sums come from the store; only holes are measured.
 """
 
 import errno

@@ -56,26 +56,17 @@ def forget_void(store: Store) -> None:
     store.run("DELETE FROM attempt WHERE inode NOT IN (SELECT inode FROM intent)")
 
 
-def maker_at(store: Store, key: str) -> InodeId | None:
-    """The inode of which a request may have made what is at the key, without our knowing."""
-    row = store.one(
-        "SELECT a.inode FROM attempt a JOIN intent i ON i.inode = a.inode WHERE a.key = ? LIMIT 1",
-        (key_to_db(key),),
-    )
-    return row[0] if row else None
-
-
 def makers_at(store: Store, key: str) -> list[InodeId]:
-    """All of them; as ``maker_at``."""
+    """The inodes of which a request may have made what is at the key, without our knowing."""
     rows = store.all(
-        "SELECT a.inode FROM attempt a JOIN intent i ON i.inode = a.inode WHERE a.key = ?",
+        "SELECT DISTINCT a.inode FROM attempt a JOIN intent i ON i.inode = a.inode WHERE a.key = ?",
         (key_to_db(key),),
     )
     return [row[0] for row in rows]
 
 
 def maker_below(store: Store, directory: str, ino: InodeId) -> InodeId | None:
-    """As ``maker_at``, of a directory or something below it; not this inode."""
+    """One as of ``makers_at``, of a directory or something below it; not this inode."""
     row = store.one(
         "SELECT a.inode FROM attempt a JOIN intent i ON i.inode = a.inode "
         "WHERE a.key >= ? AND a.key < ? AND a.inode <> ? LIMIT 1",
@@ -86,4 +77,4 @@ def maker_below(store: Store, directory: str, ino: InodeId) -> InodeId | None:
 
 def is_open(store: Store, key: str) -> bool:
     """Whether what is at the key may be ours, without our knowing."""
-    return maker_at(store, key) is not None
+    return bool(makers_at(store, key))

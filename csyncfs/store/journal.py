@@ -158,21 +158,12 @@ def has_any(store: Store, ino: InodeId) -> bool:
 
 
 def delete_at(store: Store, key: str) -> Intent | None:
-    """The pending DELETE of exactly this key."""
+    """The pending DELETE of exactly this key, the oldest if there are several."""
     row = store.one(
         f"SELECT {_COLUMNS} FROM intent WHERE key = ? AND kind = 'delete' ORDER BY seq LIMIT 1",
         (key_to_db(key),),
     )
     return Intent._make(row) if row else None
-
-
-def has_delete_at(store: Store, key: str, up_to: Seq) -> bool:
-    """Whether a DELETE of this key is as old as that promise."""
-    found = store.one(
-        "SELECT 1 FROM intent WHERE key = ? AND kind = 'delete' AND seq <= ?",
-        (key_to_db(key), up_to),
-    )
-    return found is not None
 
 
 def deleters_at(store: Store, key: str, *, is_known: bool = False) -> set[InodeId]:
