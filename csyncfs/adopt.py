@@ -335,6 +335,7 @@ class Adopter(Keeping):
         if row is None or row.nlink == 0 or row.id == ROOT or not (row.in_cloud or row.base):
             return
         location = self._tree.location(row)
+        log.debug("looked at again ino=%d key=%r", ino, location.key)
         item = await self._ask_twice(row, location)
         await self._end_fetches(ino)
         row = inodes.get(self._store, ino)

@@ -10,6 +10,7 @@ forget. Any exception but FUSEError would end the mount, so every handler is gua
 import contextlib
 import errno
 import functools
+import itertools
 import logging
 import os
 import queue
@@ -29,7 +30,7 @@ from csyncfs.errors import ConfigError, CsyncError, FsError, to_errno
 from csyncfs.inode import InodeTable
 from csyncfs.store.inodes import InodeRow
 from csyncfs.types import FileHandle, InodeId
-from csyncfs.vfs import Changes, Vfs
+from csyncfs.vfs import Changes, DirStream, Vfs
 from csyncfs.waits import Caller
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,8 @@ class Adapter(pyfuse3.Operations):
         self._table = table
         self._timeout_s = timeout_s
         self._openers: dict[FileHandle, tuple[InodeId, int]] = {}
+        self._streams: dict[FileHandle, DirStream] = {}
+        self._next_stream = itertools.count(1)
         """Inode and thread of each open(2)."""
 
     def opened(self, fh: FileHandle) -> tuple[InodeId | None, int]:
@@ -282,15 +285,18 @@ class Adapter(pyfuse3.Operations):
         await self._vfs.fsync(fh)
 
     @guarded
-    async def opendir(self, inode: InodeId, ctx: RequestContext) -> InodeId:
-        await self._vfs.open_dir(inode)
-        return inode
+    async def opendir(self, inode: InodeId, ctx: RequestContext) -> FileHandle:
+        stream = await self._vfs.open_dir(inode)
+        fh = FileHandle(next(self._next_stream))
+        self._streams[fh] = stream
+        return fh
 
     @guarded
-    async def readdir(self, fh: InodeId, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+    async def readdir(self, fh: FileHandle, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         reply: Callable[..., bool] = pyfuse3.readdir_reply
+        stream = self._streams[fh]
         while True:
-            entries = self._vfs.read_dir(fh, start_id, _DIR_BATCH)
+            entries = self._vfs.read_dir(stream, start_id, _DIR_BATCH)
             for position, name, row in entries:
                 if not reply(token, name, self._entry(row), position):
                     return
@@ -300,11 +306,11 @@ class Adapter(pyfuse3.Operations):
             start_id = entries[-1][0]
 
     @guarded
-    async def releasedir(self, fh: InodeId) -> None:
-        return
+    async def releasedir(self, fh: FileHandle) -> None:
+        del self._streams[fh]
 
     @guarded
-    async def fsyncdir(self, fh: InodeId, datasync: bool) -> None:
+    async def fsyncdir(self, fh: FileHandle, datasync: bool) -> None:
         await self._vfs.fsync_dir()
 
     @guarded

@@ -236,6 +236,7 @@ class Keeping(Arrivals):
     def recreate(self, row: InodeRow) -> None:
         """The item is gone, the local side stays: a new item will be made of it."""
         now = self._clock.now_ns()
+        log.debug("made anew ino=%d: gone in the cloud", row.id)
         row = self._lean_on_another_name(row)
         if row.alias_of is not None:
             with self.changes():

@@ -53,6 +53,16 @@ class Handle:
     """Whether reading moves the time of access no more."""
 
 
+@dataclass(eq=False, slots=True)
+class DirStream:
+    """One opendir(3). A name is shown at most once, whatever happens meanwhile, and the stream
+    ends: what gets a name after its beginning, or a new one, is not in it."""
+
+    ino: InodeId
+    last_position: int = inodes.LAST_POSITION
+    """Where the directory ended when reading (again) began."""
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What setattr changes; None: stays."""
@@ -126,17 +136,23 @@ class Vfs:
     def getattr(self, ino: InodeId) -> InodeRow:
         return self._table.overlay(self._tree.row(ino))
 
-    async def open_dir(self, ino: InodeId) -> None:
+    async def open_dir(self, ino: InodeId) -> DirStream:
         """Make the directory's names known."""
         await self._poller.ensure_listed(self._directory(ino))
+        return DirStream(ino, inodes.hold_positions(self._store))
 
-    def read_dir(self, ino: InodeId, after: int, limit: int) -> list[tuple[int, bytes, InodeRow]]:
-        """Entries behind a position, in a stable order while the directory changes."""
+    def read_dir(
+        self, stream: DirStream, after: int, limit: int
+    ) -> list[tuple[int, bytes, InodeRow]]:
+        """Entries behind a position, in a stable order while the directory changes. From 0 on
+        it is read anew."""
         if after == 0:
-            self._access_times.read(ino)
+            self._access_times.read(stream.ino)
+            stream.last_position = inodes.hold_positions(self._store)
+        end = stream.last_position
         return [
             (position, name, self._table.overlay(self._tree.file_of(row)))
-            for position, name, row in inodes.read_dir(self._store, ino, after, limit)
+            for position, name, row in inodes.read_dir(self._store, stream.ino, after, limit, end)
         ]
 
     async def mkdir(

@@ -53,6 +53,8 @@ class Store:
         """Why nothing is written any more: SQLite found the file damaged. One line."""
         self.lost_pages = lost_pages
         """Pages of the log that somebody cut off since the last crash; see ``wal``."""
+        self.held_position = 0
+        """New directory entries are placed behind it; see ``inodes.hold_positions``."""
 
     @property
     def path(self) -> Path:

@@ -1,11 +1,13 @@
 """Tables ``inode``, ``dentry`` and ``xattr``: what exists and how it is called."""
 
 import stat
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from csyncfs.store.db import Row, Store, key_after, key_from_db, key_to_db
 from csyncfs.types import ROOT, InodeId, Item, RemoteVersion
 
+LAST_POSITION: Final = (1 << 63) - 1
+"""Of an entry in its directory: behind all others."""
 _COLUMNS = (
     "id, mode, nlink, uid, gid, rdev, size, mtime_ns, ctime_ns, atime_ns, target, told, in_cloud, "
     "base_tag, base_size, base_mtime_ns, base_md5, item_id, remote_key, dirty, generation, "
@@ -88,15 +90,24 @@ def lookup(store: Store, parent: InodeId, name: bytes) -> InodeRow | None:
 
 
 def read_dir(
-    store: Store, parent: InodeId, after: int, limit: int
+    store: Store, parent: InodeId, after: int, limit: int, last: int = LAST_POSITION
 ) -> list[tuple[int, bytes, InodeRow]]:
-    """Entries of a directory behind a position: (position, name, inode)."""
+    """Entries of a directory behind a position up to another: (position, name, inode)."""
     rows = store.all(
         f"SELECT d.id, d.name, {_PREFIXED} FROM dentry d JOIN inode i ON i.id = d.inode "
-        "WHERE d.parent = ? AND d.id > ? ORDER BY d.id LIMIT ?",
-        (parent, after, limit),
+        "WHERE d.parent = ? AND d.id > ? AND d.id <= ? ORDER BY d.id LIMIT ?",
+        (parent, after, last, limit),
     )
     return [(row[0], row[1], InodeRow._make(row[2:])) for row in rows]
+
+
+def hold_positions(store: Store) -> int:
+    """The last position that readdir shows now, of any directory; until the store is closed no
+    new entry gets one before it."""
+    row = store.one("SELECT max(id) FROM dentry")
+    last = row[0] if row and row[0] is not None else 0
+    store.held_position = max(store.held_position, last)
+    return store.held_position
 
 
 def has_children(store: Store, parent: InodeId) -> bool:
@@ -361,9 +372,17 @@ def link(
     store: Store, parent: InodeId, name: bytes, ino: InodeId, position: int | None = None
 ) -> None:
     """Give an inode a name; ``position`` of an entry it takes the place of, for readdir."""
+    if position is not None:
+        store.run(
+            "INSERT INTO dentry (id, parent, name, inode) VALUES (?, ?, ?, ?)",
+            (position, parent, name, ino),
+        )
+        return
+    # Not what SQLite takes by itself: it gives what the last entry had to the next.
     store.run(
-        "INSERT INTO dentry (id, parent, name, inode) VALUES (?, ?, ?, ?)",
-        (position, parent, name, ino),
+        "INSERT INTO dentry (id, parent, name, inode) "
+        "SELECT max(coalesce(max(id), 0), ?) + 1, ?, ?, ? FROM dentry",
+        (store.held_position, parent, name, ino),
     )
 
 

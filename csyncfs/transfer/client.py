@@ -56,8 +56,8 @@ from csyncfs.types import Attributes, Expect, Item, Kind, Location, Page, Remote
 
 log = logging.getLogger(__name__)
 
-# What the debug log names.
-_CHANGES: Final = (Put, MakeDir, SetAttributes, Copy, Move, Delete)
+# What the debug log names: what changes the store, and what decides that somebody else did.
+_TOLD: Final = (Put, MakeDir, SetAttributes, Copy, Move, Delete, Head, ListPage)
 # How long a call waits for the child to come up: it imports an SDK and reaches the store.
 _START_S: Final = 15.0
 # Content up to here travels in the message.
@@ -258,7 +258,7 @@ class TransferClient:
         self, link: Link, kind: type[R], request: Request, **callbacks: Unpack[Callbacks]
     ) -> R:
         self.counters.calls += 1
-        told = isinstance(request, _CHANGES) and log.isEnabledFor(logging.DEBUG)
+        told = isinstance(request, _TOLD) and log.isEnabledFor(logging.DEBUG)
         if told:
             log.debug("asked %s", _in_words(request))
         try:
@@ -278,7 +278,7 @@ class TransferClient:
         if kind is not GotStats:
             self._trouble = None
         if told:
-            log.debug("done %s", _in_words(request))
+            log.debug("done %s%s", _in_words(request), _outcome(reply))
         return reply
 
     async def _item(self, request: Request, **callbacks: Unpack[Callbacks]) -> Item:
@@ -387,12 +387,31 @@ class TransferClient:
 
 def _in_words(request: Request) -> str:
     """The request without content, for the log."""
-    keys = ""
-    if isinstance(request, Copy | Move):
-        keys = f"{request.source.key!r} -> {request.target.key!r}"
-    elif isinstance(request, Put | MakeDir | SetAttributes | Delete):
-        keys = repr(request.location.key)
-    return f"{type(request).__name__} id={request.id} {keys}"
+    words = ""
+    match request:
+        case Copy() | Move():
+            words = f"{request.source.key!r} -> {request.target.key!r}"
+            words += f" expect={_tag(request.expect_source)},{_tag(request.expect_target)}"
+        case Put() | SetAttributes() | Delete():
+            words = f"{request.location.key!r} expect={_tag(request.expect)}"
+        case MakeDir() | Head():
+            words = repr(request.location.key)
+        case ListPage():
+            words = repr(request.directory.key)
+        case _:
+            pass
+    return f"{type(request).__name__} id={request.id} {words}"
+
+
+def _outcome(reply: Reply) -> str:
+    if isinstance(reply, GotItem):
+        return f" tag={_tag(reply.item.version)}"
+    return f" items={len(reply.page.items)}" if isinstance(reply, GotPage) else ""
+
+
+def _tag(expect: Expect | None) -> str:
+    """Enough of a version's tag to tell it from others."""
+    return expect.tag[:8] if isinstance(expect, RemoteVersion) else "-"
 
 
 async def _read_small(source: Source) -> bytes | None:

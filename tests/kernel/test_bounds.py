@@ -72,6 +72,32 @@ def test_names_that_stay_are_listed_once_whatever_happens_beside_them(tmp_path: 
         assert churning.exitcode == 0
 
 
+def test_a_name_that_comes_back_and_names_that_change_end_in_one_listing(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    (store / "d").mkdir(parents=True)
+    many = 2_000
+    for n in range(many):
+        (store / "d" / f"first-{n:06}").touch()
+    with mounting(tmp_path / "m", f"file://{store}", "refresh=1h") as mount:
+        directory = mount.path / "d"
+        with DirStream(directory) as stream:
+            first = os.fsdecode(stream.read() or b"")
+            (directory / first).unlink()
+            (directory / "other").touch()
+            (directory / "other").rename(directory / first)
+            assert first not in [os.fsdecode(name) for name in stream.rest()]
+            stream.rewind()
+            assert [os.fsdecode(name) for name in stream.rest()].count(first) == 1
+        with DirStream(directory) as stream:
+            seen = 0
+            while (name := stream.read()) is not None:
+                seen += 1
+                assert seen <= many, "what gets another name is told again, without end"
+                (directory / os.fsdecode(name)).rename(directory / f"turn-{seen:06}")
+            assert seen == many
+        assert len(os.listdir(directory)) == many
+
+
 def _churn(directory: Path, stop: Event) -> None:
     """Another process: make, rename (over others, too) and remove what need not stay."""
     rng = random.Random(1)

@@ -18,7 +18,7 @@ from csyncfs.extents import Extents
 from csyncfs.store import contents, inodes
 from csyncfs.store.inodes import InodeRow
 from csyncfs.types import ROOT, FileHandle, InodeId
-from csyncfs.vfs import Changes
+from csyncfs.vfs import Changes, DirStream
 from tests.support.engines import Machine
 from tests.support.fuzz import KeepingStore
 from tests.support.oracle import Seen, fail
@@ -187,10 +187,10 @@ class Driven:
         row = await self._row(path)
         if not row.is_dir:
             raise fail(errno.ENOTDIR)
-        await self.machine.up.vfs.open_dir(row.id)
+        stream = await self.machine.up.vfs.open_dir(row.id)
         found: list[str] = []
         position = 0
-        while entries := self.machine.up.vfs.read_dir(row.id, position, 2):
+        while entries := self.machine.up.vfs.read_dir(stream, position, 2):
             position = entries[-1][0]
             found += [os.fsdecode(name) for _, name, _ in entries]
         return sorted(found)
@@ -376,7 +376,7 @@ class Driven:
         pending = [(ROOT, "")]
         while pending:
             ino, path = pending.pop()
-            for _, raw, row in up.vfs.read_dir(ino, 0, 1 << 20):
+            for _, raw, row in up.vfs.read_dir(DirStream(ino), 0, 1 << 20):
                 child = f"{path}{os.fsdecode(raw)}"
                 shown[child] = self._seen(row)
                 if row.is_dir:

@@ -378,9 +378,9 @@ class Machine:
             row = inodes.get(self.up.store, ino)
             if row is None or row.nlink == 0:
                 continue
-            await self.up.vfs.open_dir(ino)
+            stream = await self.up.vfs.open_dir(ino)
             await trio.sleep(0.5)
-            pending += [r.id for _, _, r in self.up.vfs.read_dir(ino, 0, 1 << 20) if r.is_dir]
+            pending += [r.id for _, _, r in self.up.vfs.read_dir(stream, 0, 1 << 20) if r.is_dir]
 
     def conflicts(self) -> list[Conflict]:
         return open_ones(self.up.store)
@@ -459,9 +459,8 @@ class Machine:
         return content
 
     async def list(self, path: str = "") -> list[str]:
-        ino = (await self.row(path)).id
-        await self.up.vfs.open_dir(ino)
-        entries = self.up.vfs.read_dir(ino, 0, 1 << 20)
+        stream = await self.up.vfs.open_dir((await self.row(path)).id)
+        entries = self.up.vfs.read_dir(stream, 0, 1 << 20)
         return sorted(os.fsdecode(name) for _, name, _ in entries)
 
     async def mkdir(self, path: str) -> None:
