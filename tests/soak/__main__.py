@@ -277,6 +277,9 @@ def _run(place: Path, server: SeaweedFS) -> None:
             finally:
                 for desk in desks:
                     desk.end()
+                    for program in desk.programs:
+                        told = place / f"history-{program.name}"
+                        told.write_text("\n".join([*program.history, str(program.trouble), ""]))
             print(f"{dict(done)}, struck {dict(storm.struck)}")
             print(f"readers: {[dict(r.counts) for r in readers]}")
             wrong = [r.wrong for r in readers]
