@@ -211,7 +211,21 @@ class Adopter(Keeping):
         if row.in_cloud and not row.dirty and not row.is_dir:
             # It had several names a moment ago. The next listing sees a file like any other.
             return
+        if self._is_there_after_all(row, item):
+            with self.changes():
+                self._tree.stand_on(row, item, item.location.key, self._clock.now_ns())
+            return
         await self._resolve_bytes(row, item)
+
+    def _is_there_after_all(self, row: InodeRow, item: Item) -> bool:
+        """Whether the item is the very version that the edits here began with, although it was
+        believed to be gone: the store, or the way to it, has said so once."""
+        version, base_ns = item.version, row.base_mtime_ns
+        if row.in_cloud or version is None or base_ns is None or tag_of(item) != row.base_tag:
+            return False
+        # What waits beside the version that won follows that, and is not to replace it.
+        follows = row.remote_key is not None
+        return not follows and row.alias_of is None and _is_same_time(version.mtime_ns, base_ns)
 
     async def _resolve_bytes(self, row: InodeRow, item: Item) -> None:
         if item.kind is Kind.FILE and not row.is_dir and item.version is not None:

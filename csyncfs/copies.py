@@ -8,7 +8,7 @@ from csyncfs.backends.base import Source, Writing
 from csyncfs.content import Content
 from csyncfs.errors import NotFound, Retry, VersionMismatch
 from csyncfs.ordering import Capable
-from csyncfs.promise import NotYet, Promise
+from csyncfs.promise import NotYet, Promise, is_as_expected
 from csyncfs.store import inodes, journal
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import Intent
@@ -120,8 +120,7 @@ class Copies:
     ) -> None:
         """Somebody else changed the name's item, or the file's under its own name."""
         item = exc.current or await self._promise.head(target, Kind.FILE)
-        found = None if item is None or item.version is None else item.version.tag
-        if found == (expect.tag if isinstance(expect, RemoteVersion) else None):
+        if is_as_expected(item, expect):
             # Not this name's item, then, but the one that was to be copied.
             self._promise.look_at_parent(file.id)
             raise Retry("somebody else changed the file under another of its names")

@@ -137,6 +137,7 @@ class Echoes:
         """Remove what a request made for an inode that has no name any more, if it did."""
         self._let_the_server_end(intent.inode)
         location, kind = intent.location, Kind.DIR if intent.is_dir else Kind.FILE
+        self._promise.must_be_idle(intent.inode, location.key)
         self._promise.works_on(intent.inode, location.key)
         item = await self._promise.head(location, kind)
         if item is not None and (item.put_id == intent.put_id or self._is_half_made(item)):

@@ -9,7 +9,7 @@ from csyncfs.adopt import Adopter
 from csyncfs.backends.base import Writing
 from csyncfs.errors import NotFound, Retry, VersionMismatch
 from csyncfs.ordering import ASIDE, Capable
-from csyncfs.promise import NotYet, Promise
+from csyncfs.promise import NotYet, Promise, is_as_expected
 from csyncfs.store import inodes, journal
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import Intent, IntentKind
@@ -80,7 +80,7 @@ class Moves:
                 return
             item = moved
         except VersionMismatch as exc:
-            await self._move_refused(row, source, target, absorbed, exc)
+            await self._move_refused(row, source, target, expect, absorbed, exc)
             return
         now = self._promise.clock.now_ns()
         with self._store.transaction():
@@ -239,12 +239,12 @@ class Moves:
         row: InodeRow,
         source: Location,
         target: Location,
+        expect: Expect,
         absorbed: Intent | None,
         exc: VersionMismatch,
     ) -> None:
-        kind = Kind.DIR if row.is_dir else Kind.FILE
-        item = exc.current or await self._promise.head(target, kind)
-        if item is None and absorbed is None:
+        item = exc.current or await self._promise.head(target, Kind.FILE)
+        if is_as_expected(item, expect) or (item is not None and item.location.key == source.key):
             await self._source_changed(row, source)
             return
         if absorbed is not None:
@@ -519,6 +519,7 @@ class Moves:
         location = intent.location
         # An earlier try may yet be carried out: after this one, something else might be there.
         self._promise.must_stay(location.key)
+        self._promise.must_be_idle(intent.inode, location.key)
         self._promise.works_on(intent.inode, location.key)
         kind = Kind.DIR if intent.is_dir else Kind.FILE
         try:

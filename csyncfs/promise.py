@@ -71,8 +71,7 @@ class Promise:
         """What a new version at this key has to replace: nothing, or what a pending DELETE
         would remove (one conditional overwrite does both, and keeps the item's history)."""
         self.must_be_free(ino, target.key)
-        if self.ordering.is_worked_on(target.key, ino):
-            raise NotYet("another upload to this name is on its way")
+        self.must_be_idle(ino, target.key)
         absorbed = journal.delete_at(self.store, target.key)
         if absorbed is None:
             return ABSENT, None, target
@@ -102,6 +101,13 @@ class Promise:
         """Raise NotYet while a request to remove what is at the key may still have an effect."""
         if self.cut_off.may_remove(key):
             raise NotYet("a removal without reply may still be carried out")
+
+    def must_be_idle(self, ino: InodeId, key: str) -> None:
+        """Raise NotYet while another inode's request puts something there: what is to be removed
+        may be what that one replaces, and where the store compares and removes in two steps,
+        the new item would go."""
+        if self.ordering.is_worked_on(key, ino):
+            raise NotYet("a request to this name is on its way")
 
     def works_on(self, ino: InodeId, *keys: str) -> None:
         """Note what is being changed, for the order of others and for running listings.
@@ -210,12 +216,7 @@ class Promise:
         item: Item | None,
     ) -> None:
         """Somebody else changed what was about to be overwritten; or has the store no reason?"""
-        if (
-            item is not None
-            and item.version is not None
-            and isinstance(expect, RemoteVersion)
-            and item.version.tag == expect.tag
-        ):
+        if item is not None and is_as_expected(item, expect):
             raise Retry("the store refused a version that it still has")
         if absorbed is not None:
             # The DELETE has nothing to delete any more: gone, or edited, which beats it.
@@ -235,3 +236,10 @@ class Promise:
             return await self.backend.head(location, kind)
         except NotFound:
             return None
+
+
+def is_as_expected(item: Item | None, expect: Expect) -> bool:
+    """Whether a request on this condition cannot have been refused because of this item."""
+    if item is None or not isinstance(expect, RemoteVersion):
+        return item is None and not isinstance(expect, RemoteVersion)
+    return item.version is not None and item.version.tag == expect.tag
