@@ -166,10 +166,14 @@ class Promise:
     def goal(self, row: InodeRow) -> tuple[Expect, Intent | None, Location]:
         """Where a file's content goes, which version there has to be there, and the DELETE that
         the new one makes void."""
-        moves = row.remote_key is not None and self.ordering.is_pending(row.id, IntentKind.MOVE)
+        target = self.tree.target(row)
+        # Renamed and back, or with a directory, it may be there with a MOVE that is to find out.
+        moves = self.tree.is_elsewhere(row, target.key) and (
+            self.ordering.is_pending(row.id, IntentKind.MOVE)
+        )
         if row.in_cloud and row.base is not None and not moves:
             return row.base, None, self.tree.location(row)
-        return self.claim(row.id, self.tree.target(row))
+        return self.claim(row.id, target)
 
     def start_put(self, intent: Intent, generation: int) -> tuple[str, str | None]:
         """Put id and resume state: the same for every try with the same content, so that a

@@ -6,7 +6,7 @@ import trio
 from trio.testing import MockClock
 
 from csyncfs.backends.memory import MemoryStore
-from csyncfs.errors import NotFound, VersionMismatch
+from csyncfs.errors import NotFound, Retry, VersionMismatch
 from tests.support.engines import agree, machines
 from tests.support.invariants import check_machine
 
@@ -115,4 +115,28 @@ async def test_a_file_is_gone_and_somebody_has_made_another(
         assert shown.pop("f") == b"base"
         assert list(shown.values()) == [b"edited"]
         assert len(a.conflicts()) == 1
+        check_machine(a)
+
+
+async def test_a_file_is_edited_in_a_directory_that_is_renamed_and_back(
+    tmp_path: Path, flat: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """It was to be moved with its directory, and is where it belongs again: no other file."""
+    flat.write("d/f", b"base")
+    async with machines(tmp_path, flat, "a", "b", upload_delay_s=0.0) as (a, b):
+        await a.read("d/f")
+        turned: list[str] = []
+
+        async def at_step(step: str, key: str) -> None:
+            if step == "make_dir" and key == "e/" and not turned:
+                turned.append(step)
+                await a.rename("e", "d")
+                await a.write("d/f", b"edited")
+                raise Retry("try again")
+
+        a.on_step = at_step
+        await a.rename("d", "e")
+        assert await agree(a, b) == {"d": None, "d/f": b"edited"}
+        assert turned
+        assert a.conflicts() == b.conflicts() == []
         check_machine(a)
