@@ -9,12 +9,13 @@ MANDIR  ?= /usr/local/share/man
 BIN = .venv/bin
 SERVERS = seaweedfs rclone moto
 
-.PHONY: help demo test lint bench ceph crash model faults posix programs soak install uninstall lock clean
+.PHONY: help demo test lint capabilities bench ceph crash model faults posix programs soak install uninstall lock clean
 
 help:
 	@echo "make demo       see it work, in about a minute"
 	@echo "make test       linters, types, layers and all tests"
 	@echo "make lint       linters, types and layers only"
+	@echo "make capabilities  the table of README and manual, from the code (maintainers)"
 	@echo "make bench      csyncfs beside rclone mount and s3fs"
 	@echo "make ceph       the tests of S3 on Ceph as well, which it installs"
 	@echo "make crash      kill -9 a thousand times, and look what is left (an hour)"
@@ -43,6 +44,10 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+capabilities:
+	scripts/bootstrap dev
+	$(BIN)/python -m tests.support.capability_table
 
 bench:
 	scripts/bootstrap dev

@@ -5,88 +5,12 @@ from urllib.parse import unquote
 
 import pytest
 
-from csyncfs.backends.s3 import S3Backend, Support, Verdict
+from csyncfs.backends.s3 import S3Backend, Verdict
 from tests.backends.conftest import SERVERS
 from tests.support.proxy import Proxy
 from tests.support.s3 import connected, objects, options_for
 from tests.support.servers import S3Server
-
-YES, IGNORED = Support.YES, Support.IGNORED
-
-VERDICTS = {
-    "seaweedfs": Verdict(
-        server="SeaweedFS",
-        put_if_none_match=YES,
-        put_if_match=YES,
-        quoted_tags=True,
-        complete_if_none_match=YES,
-        complete_if_match=YES,
-        copy_if_none_match=YES,
-        copy_if_match=YES,
-        copy_source_if_match=YES,
-        delete_if_match=YES,
-        get_if_match=YES,
-        keeps_metadata=True,
-        md5_tags=True,
-        dir_markers=False,
-        tree_dirs=True,
-        raw_keys=False,
-    ),
-    "ceph": Verdict(
-        server="Ceph",
-        put_if_none_match=YES,
-        put_if_match=YES,
-        quoted_tags=False,
-        complete_if_none_match=IGNORED,
-        complete_if_match=IGNORED,
-        copy_if_none_match=IGNORED,
-        copy_if_match=IGNORED,
-        copy_source_if_match=IGNORED,
-        delete_if_match=IGNORED,
-        get_if_match=YES,
-        keeps_metadata=True,
-        md5_tags=True,
-        dir_markers=True,
-        tree_dirs=True,
-        raw_keys=True,
-    ),
-    "rclone_s3": Verdict(
-        server="unknown S3 server",
-        put_if_none_match=IGNORED,
-        put_if_match=IGNORED,
-        quoted_tags=True,
-        complete_if_none_match=IGNORED,
-        complete_if_match=IGNORED,
-        copy_if_none_match=IGNORED,
-        copy_if_match=IGNORED,
-        copy_source_if_match=IGNORED,
-        delete_if_match=IGNORED,
-        get_if_match=IGNORED,
-        keeps_metadata=True,
-        md5_tags=True,
-        dir_markers=False,
-        tree_dirs=False,
-        raw_keys=False,
-    ),
-    "moto": Verdict(
-        server="moto",
-        put_if_none_match=YES,
-        put_if_match=YES,
-        quoted_tags=True,
-        complete_if_none_match=YES,
-        complete_if_match=IGNORED,
-        copy_if_none_match=IGNORED,
-        copy_if_match=IGNORED,
-        copy_source_if_match=IGNORED,
-        delete_if_match=YES,
-        get_if_match=YES,
-        keeps_metadata=True,
-        md5_tags=True,
-        dir_markers=True,
-        tree_dirs=True,
-        raw_keys=True,
-    ),
-}
+from tests.support.verdicts import VERDICTS
 
 
 @pytest.mark.parametrize("s3_server", SERVERS, indirect=True)

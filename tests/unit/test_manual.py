@@ -11,6 +11,7 @@ from csyncfs import fsck, preflight
 from csyncfs import options as opt
 from csyncfs.admin import cli as admin
 from csyncfs.cli import cli
+from tests.support import capability_table
 
 MAN = Path(__file__).parents[2] / "man"
 PAGES = ("mount.csyncfs.8", "csyncfs-fsck.8", "csyncfs-admin.1", "csyncfs-semantics.7")
@@ -128,6 +129,12 @@ def test_page_keeps_to_ascii(page: str) -> None:
 
 
 # -- csyncfs-semantics(7) says nothing that no test shows ------------------------------------------
+
+
+@pytest.mark.parametrize("place", capability_table.PLACES, ids=lambda place: place.path.name)
+def test_the_table_of_stores_is_what_the_code_declares(place: capability_table.Place) -> None:
+    assert place.path.read_text() == place.up_to_date(), "run make capabilities"
+
 
 _EVIDENCE = re.compile(r"^\.\\\" (tests/\S+\.py)::(test_\w+)$")
 _BREAK = re.compile(r"^\.(?:TP|PP|SH)\b")

@@ -47,7 +47,7 @@ class AzureBackend:
         before, self._wire = self._wire, wire
         if before is not None:
             await trio.to_thread.run_sync(before.clients.close)
-        return _capabilities(wire)
+        return capabilities(self._options, is_hierarchical=wire.is_hierarchical)
 
     async def list_page(self, directory: Location, token: str | None) -> Page:
         wire = self._connected()
@@ -225,8 +225,7 @@ class AzureBackend:
         return self._wire
 
 
-def _capabilities(wire: Wire) -> Capabilities:
-    is_hierarchical = wire.is_hierarchical
+def capabilities(options: AzureOptions, *, is_hierarchical: bool) -> Capabilities:
     return Capabilities(
         name=f"azureblob ({'hierarchical' if is_hierarchical else 'flat'} namespace)",
         conditional_put=True,
@@ -240,5 +239,5 @@ def _capabilities(wire: Wire) -> Capabilities:
         max_key_bytes=0,
         max_name_bytes=MAX_NAME_BYTES,
         max_size_bytes=MAX_SIZE_BYTES,
-        whole_bytes=wire.options.whole_bytes,
+        whole_bytes=options.whole_bytes,
     )

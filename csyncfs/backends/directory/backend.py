@@ -19,7 +19,7 @@ import trio
 
 from csyncfs.backends.base import Capabilities, Landed, SaveResume, Source, Writing
 from csyncfs.backends.directory import temps
-from csyncfs.backends.directory.commit import Commits, CreateBy, probe
+from csyncfs.backends.directory.commit import Abilities, Commits, CreateBy, probe
 from csyncfs.backends.directory.temps import STEP_BYTES, Content, Made, ShortSource
 from csyncfs.backends.directory.tree import (
     LOCKS,
@@ -46,6 +46,8 @@ T = TypeVar("T")
 _THREADS: Final = 8
 _DISCARD_S: Final = 5
 _WRITER_ENDS_S: Final = 5
+RESUME_BYTES: Final = 64 << 20
+"""So much of a file is written before the caller is told that it can go on from there."""
 _RESUME: Final = re.compile(r"[0-9a-f]{24}")
 
 
@@ -113,7 +115,11 @@ class DirectoryBackend:
     """
 
     def __init__(
-        self, root: str | os.PathLike[str], *, page_items: int = 1000, resume_bytes: int = 64 << 20
+        self,
+        root: str | os.PathLike[str],
+        *,
+        page_items: int = 1000,
+        resume_bytes: int = RESUME_BYTES,
     ) -> None:
         self.memo: str | None = None
         self._tree = Tree(os.fspath(root), page_items)
@@ -173,22 +179,7 @@ class DirectoryBackend:
             warnings.append("the file system has no user xattrs: they are not kept")
         if is_writable and os.geteuid() != 0:
             warnings.append("not root: owner and group of files are not kept")
-        is_safe = able.can_exchange and able.create_by is not CreateBy.CHECK
-        return Capabilities(
-            name="directory",
-            conditional_put=is_safe,
-            # Moved aside and looked at, which needs no exchange.
-            conditional_delete=able.create_by is not CreateBy.CHECK,
-            server_copy=True,
-            move_file=True,
-            move_tree=True,
-            real_dirs=True,
-            keeps_attributes=True,
-            max_key_bytes=0,
-            max_name_bytes=self._max_name_bytes,
-            raw_names=True,
-            warnings=tuple(warnings),
-        )
+        return capabilities(able, self._max_name_bytes, tuple(warnings))
 
     async def list_page(self, directory: Location, token: str | None) -> Page:
         return await self._call(directory.key, self._tree.list_page, directory.key, token)
@@ -528,3 +519,24 @@ def _is_passing(exc: BaseException) -> bool:
     if isinstance(exc, OSError):
         return isinstance(translate(exc, ""), Retry)
     return isinstance(exc, _Over | Retry)
+
+
+def capabilities(
+    able: Abilities, max_name_bytes: int, warnings: tuple[str, ...] = ()
+) -> Capabilities:
+    is_safe = able.can_exchange and able.create_by is not CreateBy.CHECK
+    return Capabilities(
+        name="directory",
+        conditional_put=is_safe,
+        # Moved aside and looked at, which needs no exchange.
+        conditional_delete=able.create_by is not CreateBy.CHECK,
+        server_copy=True,
+        move_file=True,
+        move_tree=True,
+        real_dirs=True,
+        keeps_attributes=True,
+        max_key_bytes=0,
+        max_name_bytes=max_name_bytes,
+        raw_names=True,
+        warnings=warnings,
+    )

@@ -43,7 +43,7 @@ class GcsBackend:
         before, self._wire = self._wire, reached.wire
         if before is not None:
             await trio.to_thread.run_sync(before.client.close)
-        return _capabilities(self._options, is_hierarchical=reached.is_hierarchical)
+        return capabilities(self._options, is_hierarchical=reached.is_hierarchical)
 
     async def list_page(self, directory: Location, token: str | None) -> Page:
         return await looking.list_page(self._connected(), directory.key, token)
@@ -162,7 +162,7 @@ class GcsBackend:
         return self._wire
 
 
-def _capabilities(options: GcsOptions, *, is_hierarchical: bool) -> Capabilities:
+def capabilities(options: GcsOptions, *, is_hierarchical: bool) -> Capabilities:
     return Capabilities(
         name=f"gcs ({'hierarchical' if is_hierarchical else 'flat'} namespace)",
         conditional_put=True,

@@ -40,7 +40,7 @@ class OneDriveBackend:
         self._credential = wire.client.credential
         if before is not None:
             await before.client.aclose()
-        return _capabilities(wire)
+        return capabilities(wire.options, wire.drive.kind)
 
     async def list_page(self, directory: Location, token: str | None) -> Page:
         return await looking.list_page(self._connected(), directory.key, token)
@@ -130,8 +130,8 @@ class OneDriveBackend:
         return self._wire
 
 
-def _capabilities(wire: Wire) -> Capabilities:
-    kind = _KINDS.get(wire.drive.kind, wire.drive.kind)
+def capabilities(options: OneDriveOptions, drive_kind: str) -> Capabilities:
+    kind = _KINDS.get(drive_kind, drive_kind)
     return Capabilities(
         name=f"onedrive ({kind})",
         conditional_put=True,
@@ -144,5 +144,5 @@ def _capabilities(wire: Wire) -> Capabilities:
         # Counted in characters there; what is too long by that is refused when it is sent.
         max_key_bytes=MAX_PATH_CHARS * 3,
         max_size_bytes=MAX_SIZE_BYTES,
-        whole_bytes=wire.options.whole_bytes,
+        whole_bytes=options.whole_bytes,
     )

@@ -60,7 +60,7 @@ class S3Backend:
         before, self._wire = self._wire, wire
         if before is not None:
             await trio.to_thread.run_sync(before.clients.close)
-        return _capabilities(verdict, self._options)
+        return capabilities(verdict, self._options)
 
     async def list_page(self, directory: Location, token: str | None) -> Page:
         wire, verdict = self._connected()
@@ -218,15 +218,11 @@ class S3Backend:
         _, verdict = self._connected()
         if key.rpartition("/")[2] == MARKER_NAME:
             raise Unrepresentable(f"{MARKER_NAME} is a reserved name")
-        if verdict.raw_keys:
-            return
-        full = self._options.base + key.removesuffix("/")
-        # SeaweedFS stores ``a\b`` as ``a/b``, which may be somebody's.
-        if "\\" in full or any(segment in ("", ".", "..") for segment in full.split("/")):
+        if verdict.rewrites(self._options.base + key.removesuffix("/")):
             raise Unrepresentable("this server rewrites names with '//', '.', '..' or '\\'")
 
 
-def _capabilities(verdict: Verdict, options: S3Options) -> Capabilities:
+def capabilities(verdict: Verdict, options: S3Options) -> Capabilities:
     return Capabilities(
         name=f"s3 ({verdict.server})",
         conditional_put=verdict.is_conditional,

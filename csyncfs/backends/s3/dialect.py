@@ -73,6 +73,13 @@ class Verdict:
             return {"IfNoneMatch": "*"}
         return {"IfMatch": f'"{expect.tag}"' if self.quoted_tags else expect.tag}
 
+    def rewrites(self, key: str) -> bool:
+        """True for a key that this server would take for another object's."""
+        if self.raw_keys:
+            return False
+        # SeaweedFS stores ``a\b`` as ``a/b``, which may be somebody's.
+        return "\\" in key or any(segment in ("", ".", "..") for segment in key.split("/"))
+
     @property
     def is_conditional(self) -> bool:
         """Every put, whatever its size, and every copy is atomic against its target."""
