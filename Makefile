@@ -9,7 +9,7 @@ MANDIR  ?= /usr/local/share/man
 BIN = .venv/bin
 SERVERS = seaweedfs rclone moto
 
-.PHONY: help demo test lint capabilities bench ceph crash model faults posix programs soak install uninstall lock clean
+.PHONY: help demo test lint capabilities bench ceph dialects crash model faults posix programs soak install uninstall lock clean
 
 help:
 	@echo "make demo       see it work, in about a minute"
@@ -18,6 +18,7 @@ help:
 	@echo "make capabilities  the table of README and manual, from the code (maintainers)"
 	@echo "make bench      csyncfs beside rclone mount and s3fs"
 	@echo "make ceph       the tests of S3 on Ceph as well, which it installs"
+	@echo "make dialects   what the probe finds on every S3 server there is here (installs Ceph and Swift)"
 	@echo "make crash      kill -9 a thousand times, and look what is left (an hour)"
 	@echo "make model      20,000 generated lives of a mount beside an oracle"
 	@echo "make faults     programs at work while the network fails, for a quarter of an hour"
@@ -58,6 +59,11 @@ ceph:
 	scripts/bootstrap dev
 	scripts/test-servers ceph
 	CSYNCFS_TEST_CEPH=1 $(BIN)/python -m pytest -k ceph tests/backends tests/conformance
+
+dialects:
+	scripts/bootstrap dev
+	scripts/test-servers $(SERVERS) swift ceph
+	CSYNCFS_TEST_CEPH=1 CSYNCFS_TEST_SWIFT=1 $(BIN)/python -m pytest tests/backends/test_s3_dialect.py
 
 crash:
 	scripts/bootstrap dev

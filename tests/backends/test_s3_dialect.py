@@ -13,7 +13,7 @@ from tests.support.servers import S3Server
 from tests.support.verdicts import VERDICTS
 
 
-@pytest.mark.parametrize("s3_server", SERVERS, indirect=True)
+@pytest.mark.parametrize("s3_server", [*SERVERS, "swift"], indirect=True)
 async def test_probe_classifies_the_server_as_measured(
     s3_server: S3Server, bucket: str, request: pytest.FixtureRequest
 ) -> None:

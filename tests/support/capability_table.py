@@ -120,7 +120,7 @@ def servers() -> dict[str, Verdict]:
     """Amazon S3 as it is documented, the others as the probe finds them in the tests."""
     found = {verdict.server: verdict for verdict in VERDICTS.values()}
     named = {"AWS": AWS, "SeaweedFS": found["SeaweedFS"], "Ceph 16": found["Ceph"]}
-    return {**named, "rclone": VERDICTS["rclone_s3"]}
+    return {**named, "Swift": VERDICTS["swift"], "rclone": VERDICTS["rclone_s3"]}
 
 
 def _size(count: int) -> str:

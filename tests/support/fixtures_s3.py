@@ -8,7 +8,16 @@ import pytest
 
 from tests.support.azurite import Azurite
 from tests.support.gcs import FakeGcs
-from tests.support.servers import Ceph, Moto, NotInstalled, Rclone, S3Server, SeaweedFS, Server
+from tests.support.servers import (
+    Ceph,
+    Moto,
+    NotInstalled,
+    Rclone,
+    S3Server,
+    SeaweedFS,
+    Server,
+    Swift,
+)
 
 S = TypeVar("S", bound=Server)
 
@@ -34,6 +43,14 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     if os.environ.get("CSYNCFS_TEST_CEPH") != "1":
         pytest.skip("make ceph runs this")
     yield from _running(Ceph, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def swift(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """Slow, and asked for its verdict only."""
+    if os.environ.get("CSYNCFS_TEST_SWIFT") != "1":
+        pytest.skip("make dialects runs this")
+    yield from _running(Swift, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

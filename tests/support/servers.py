@@ -286,6 +286,26 @@ class Ceph(S3Server):
         return all(shutil.which(program) for program in programs)
 
 
+class Swift(S3Server):
+    """OpenStack's object store behind its own S3 gateway: some conditions are 501 there."""
+
+    name = "swift"
+
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir)
+        self.access_key = "test:tester"
+        self._ports = free_ports(3)
+
+    def _command(self) -> list[str]:
+        script = Path(__file__).with_name("swift_up.sh")
+        programs = tool("swift", "swift-proxy-server").parent
+        ports = [str(port) for port in (self.port, *self._ports)]
+        return [
+            *(str(script), str(self.data_dir), str(programs)),
+            *(*ports, self.access_key, self.secret_key),
+        ]
+
+
 def tool(server: str, program: str) -> Path:
     """The program in the server's own environment. Raises NotInstalled."""
     place = TOOLS / server

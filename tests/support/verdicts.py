@@ -6,7 +6,7 @@ from typing import Final
 from csyncfs.backends.s3 import Support, Verdict
 from csyncfs.backends.s3.dialect import assumed
 
-YES, IGNORED = Support.YES, Support.IGNORED
+YES, IGNORED, NOT = Support.YES, Support.IGNORED, Support.UNSUPPORTED
 
 VERDICTS: Final = {
     "seaweedfs": Verdict(
@@ -62,6 +62,24 @@ VERDICTS: Final = {
         dir_markers=False,
         tree_dirs=False,
         raw_keys=False,
+    ),
+    "swift": Verdict(
+        server="unknown S3 server",
+        put_if_none_match=YES,
+        put_if_match=NOT,
+        quoted_tags=True,
+        complete_if_none_match=YES,
+        complete_if_match=NOT,
+        copy_if_none_match=YES,
+        copy_if_match=NOT,
+        copy_source_if_match=YES,
+        delete_if_match=YES,
+        get_if_match=YES,
+        keeps_metadata=True,
+        md5_tags=True,
+        dir_markers=True,
+        tree_dirs=True,
+        raw_keys=True,
     ),
     "moto": Verdict(
         server="moto",
