@@ -158,10 +158,7 @@ def _memo_of(verdict: "Verdict | None") -> str | None:
 
 async def _azure(start: Start) -> Hosted:
     wish = _read(_AzureWish, start.options)
-    account, _, rest = start.spec.removeprefix("az://").partition("/")
-    container, _, prefix = rest.partition("/")
-    if not account or not container:
-        raise ConfigError("an Azure store is az://ACCOUNT/CONTAINER[/PREFIX]")
+    spec = parse_spec(start.spec)
     try:
         await _load("csyncfs.backends.azureblob.client")
     except ModuleNotFoundError as exc:
@@ -169,9 +166,9 @@ async def _azure(start: Start) -> Hosted:
     from csyncfs.backends.azureblob import AzureBackend, AzureOptions
 
     options = AzureOptions(
-        account=account,
-        container=container,
-        prefix=prefix.strip("/"),
+        account=spec.account,
+        container=spec.bucket,
+        prefix=spec.prefix.strip("/"),
         endpoint=wish.endpoint,
         credentials_file=wish.credentials_file,
         connect_timeout_s=wish.connect_timeout_s,
@@ -183,9 +180,7 @@ async def _azure(start: Start) -> Hosted:
 
 async def _gcs(start: Start) -> Hosted:
     wish = _read(_GcsWish, start.options)
-    bucket, _, prefix = start.spec.removeprefix("gs://").partition("/")
-    if not bucket:
-        raise ConfigError("a GCS store is gs://BUCKET[/PREFIX]")
+    spec = parse_spec(start.spec)
     try:
         await _load("csyncfs.backends.gcs.client")
     except ImportError as exc:
@@ -194,8 +189,8 @@ async def _gcs(start: Start) -> Hosted:
     from csyncfs.backends.gcs import GcsBackend, GcsOptions
 
     options = GcsOptions(
-        bucket=bucket,
-        prefix=prefix.strip("/"),
+        bucket=spec.bucket,
+        prefix=spec.prefix.strip("/"),
         endpoint=wish.endpoint,
         credentials_file=wish.credentials_file,
         anonymous=wish.anonymous,

@@ -11,9 +11,9 @@ from csyncfs.backends.azureblob.blocks import id_of
 from csyncfs.backends.azureblob.options import MAX_BLOCKS, AzureOptions
 from csyncfs.errors import Hold, Superseded, Unrepresentable, VersionMismatch
 from csyncfs.types import ABSENT, Item, RemoteVersion
-from tests.support.azurite import Azurite, blobs, body, connected, options_for, put, writing
+from tests.support.azurite import Azurite, blobs, body, connected, options_for
 from tests.support.proxy import Fault, Proxy, What
-from tests.support.s3 import Content
+from tests.support.uploads import Content, put, writing
 
 MIB = 1 << 20
 NAME = "mounted/here/file"

@@ -13,18 +13,10 @@ from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 from csyncfs.backends.azureblob import AzureBackend, credentials
 from csyncfs.errors import AccessDenied, CsyncError, NoSuchStore, Offline
 from csyncfs.types import Kind, Location
-from tests.support.azurite import (
-    ACCOUNT,
-    KEY,
-    WRONG_KEY,
-    Azurite,
-    connected,
-    options_for,
-    put,
-)
+from tests.support.azurite import ACCOUNT, KEY, WRONG_KEY, Azurite, connected, options_for
 from tests.support.proxy import Fault, Proxy, What
-from tests.support.s3 import Content
 from tests.support.servers import free_ports
+from tests.support.uploads import Content, put
 
 
 async def _failure(backend: AzureBackend, *secrets: str) -> CsyncError:

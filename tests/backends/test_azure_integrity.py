@@ -8,9 +8,9 @@ import pytest
 from csyncfs.backends.azureblob import AzureBackend
 from csyncfs.errors import Retry
 from csyncfs.types import Location, Span
-from tests.support.azurite import Azurite, body, options_for, put
+from tests.support.azurite import Azurite, body, options_for
 from tests.support.proxy import Fault, Proxy, What
-from tests.support.s3 import Content
+from tests.support.uploads import Content, put
 
 DATA = os.urandom(3 << 20)
 NAME = "mounted/here/file"

@@ -7,9 +7,9 @@ import pytest
 from csyncfs.backends.azureblob import AzureBackend
 from csyncfs.errors import Ambiguous, Offline, Throttled, VersionMismatch
 from csyncfs.types import ABSENT, Attributes, Item, Kind, Location, RemoteVersion
-from tests.support.azurite import Azurite, blobs, body, options_for, put, writing
+from tests.support.azurite import Azurite, blobs, body, options_for
 from tests.support.proxy import Fault, Proxy, What
-from tests.support.s3 import Content
+from tests.support.uploads import Content, put, writing
 
 NAME = "mounted/here/file"
 LARGE = {"block_size_bytes": 1 << 20, "block_threshold_bytes": 1 << 20}

@@ -9,8 +9,8 @@ from azure.core.exceptions import HttpResponseError
 
 from csyncfs.errors import Hold, NotFound, Unsupported, VersionMismatch
 from csyncfs.types import ABSENT, Attributes, Kind, Location, RemoteVersion
-from tests.support.azurite import Azurite, blobs, body, connected, options_for, put, writing
-from tests.support.s3 import Content
+from tests.support.azurite import Azurite, blobs, body, connected, options_for
+from tests.support.uploads import Content, put, writing
 
 NAME = "mounted/here/file"
 

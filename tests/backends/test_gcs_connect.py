@@ -20,9 +20,9 @@ from csyncfs.errors import (
 from csyncfs.transfer import factory
 from csyncfs.transfer.messages import Start
 from csyncfs.types import Kind, Location
-from tests.support.gcs import READER, UNKNOWN, Bucket, FakeGcs, connected, options_for, put
-from tests.support.s3 import Content
+from tests.support.gcs import READER, UNKNOWN, Bucket, FakeGcs, connected, options_for
 from tests.support.servers import free_ports
+from tests.support.uploads import Content, put
 
 Make = Callable[[bytes], Content]
 _LOOK = """

@@ -11,8 +11,8 @@ import pytest
 from csyncfs.backends.gcs import GcsBackend, GcsOptions, looking, spelling
 from csyncfs.errors import NotFound, Retry, Unrepresentable, VersionMismatch
 from csyncfs.types import ABSENT, Attributes, Item, Kind, Location, RemoteVersion, Span
-from tests.support.gcs import Bucket, FakeGcs, connected, options_for, put, writing
-from tests.support.s3 import Content
+from tests.support.gcs import Bucket, FakeGcs, connected, options_for
+from tests.support.uploads import Content, put, writing
 
 MIB = 1 << 20
 FILE = Location("file")

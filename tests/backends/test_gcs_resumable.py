@@ -11,8 +11,8 @@ from csyncfs.backends.base import Source
 from csyncfs.backends.gcs import GcsBackend
 from csyncfs.errors import CsyncError, Retry, Superseded, VersionMismatch
 from csyncfs.types import ABSENT, Item, Kind, Location, RemoteVersion
-from tests.support.gcs import Bucket, FakeGcs, put, writing
-from tests.support.s3 import Content
+from tests.support.gcs import Bucket, FakeGcs
+from tests.support.uploads import Content, put, writing
 
 MIB = 1 << 20
 KIB = 1 << 10

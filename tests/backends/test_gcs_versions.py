@@ -11,9 +11,9 @@ from csyncfs.backends.base import Source
 from csyncfs.backends.gcs import GcsBackend
 from csyncfs.errors import Ambiguous, CsyncError, NoSuchStore, NotFound, Retry, VersionMismatch
 from csyncfs.types import ABSENT, Attributes, Item, Kind, Location, RemoteVersion
-from tests.support.gcs import Bucket, FakeGcs, connected, options_for, put, writing
+from tests.support.gcs import Bucket, FakeGcs, connected, options_for
 from tests.support.gcs.server import What
-from tests.support.s3 import Content
+from tests.support.uploads import Content, put, writing
 
 MIB = 1 << 20
 FILE = Location("file")

@@ -9,10 +9,11 @@ from csyncfs.backends.s3 import S3Backend
 from csyncfs.errors import NotFound, Unrepresentable, VersionMismatch
 from csyncfs.types import Attributes, Item, Kind, Location, Page
 from tests.backends.conftest import SERVERS
-from tests.backends.test_s3_dialect import VERDICTS
 from tests.support.proxy import Proxy
-from tests.support.s3 import Content, body, connected, objects, options_for, put, writing
+from tests.support.s3 import body, connected, objects, options_for
 from tests.support.servers import S3Server
+from tests.support.uploads import Content, put, writing
+from tests.support.verdicts import VERDICTS
 
 ROOT = Location("")
 all_servers = pytest.mark.parametrize("s3_server", SERVERS, indirect=True)

@@ -12,10 +12,11 @@ from csyncfs.backends.s3 import S3Backend, fetching
 from csyncfs.errors import FsError, NotFound, Offline, VersionMismatch
 from csyncfs.types import Location, RemoteVersion, Span
 from tests.backends.conftest import SERVERS
-from tests.backends.test_s3_dialect import VERDICTS
 from tests.support.proxy import Fault, Proxy, What
-from tests.support.s3 import Content, connected, options_for, put
+from tests.support.s3 import connected, options_for
 from tests.support.servers import S3Server
+from tests.support.uploads import Content, put
+from tests.support.verdicts import VERDICTS
 
 KEY = "mounted/here/file"
 MIB = 1 << 20

@@ -8,10 +8,11 @@ import pytest
 from csyncfs.backends.s3 import S3Backend
 from csyncfs.errors import Retry, VersionMismatch
 from csyncfs.types import ABSENT, Item, Kind, Location, RemoteVersion, Span
-from tests.backends.test_s3_dialect import VERDICTS
 from tests.support.proxy import Fault, Proxy, What
-from tests.support.s3 import Content, body, options_for, put, writing
+from tests.support.s3 import body, options_for
 from tests.support.servers import S3Server
+from tests.support.uploads import Content, put, writing
+from tests.support.verdicts import VERDICTS
 
 KEY = "mounted/here/file"
 MIB = 1 << 20

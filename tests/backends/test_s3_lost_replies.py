@@ -7,10 +7,11 @@ import pytest
 from csyncfs.backends.s3 import S3Backend
 from csyncfs.errors import Ambiguous, Offline, Retry, Throttled, VersionMismatch
 from csyncfs.types import ABSENT, Attributes, Kind, Location, RemoteVersion
-from tests.backends.test_s3_dialect import VERDICTS
 from tests.support.proxy import Fault, Proxy, What
-from tests.support.s3 import Content, body, connected, options_for, put, writing
+from tests.support.s3 import body, connected, options_for
 from tests.support.servers import S3Server
+from tests.support.uploads import Content, put, writing
+from tests.support.verdicts import VERDICTS
 
 KEY = "mounted/here/file"
 SMALL = {"part_size_bytes": 5 << 20, "multipart_threshold_bytes": 1 << 20}

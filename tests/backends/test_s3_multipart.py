@@ -13,10 +13,11 @@ from csyncfs.backends.s3.options import MAX_PARTS
 from csyncfs.errors import Offline, Superseded, VersionMismatch
 from csyncfs.types import ABSENT, Attributes, Kind, Location
 from tests.backends.conftest import SERVERS
-from tests.backends.test_s3_dialect import VERDICTS
 from tests.support.proxy import Fault, Proxy, What
-from tests.support.s3 import Content, body, connected, options_for, put, writing
+from tests.support.s3 import body, connected, options_for
 from tests.support.servers import S3Server
+from tests.support.uploads import Content, put, writing
+from tests.support.verdicts import VERDICTS
 
 KEY = "mounted/here/big"
 PART = 5 << 20

@@ -17,10 +17,11 @@ from csyncfs.types import (
     RemoteVersion,
 )
 from tests.backends.conftest import SERVERS
-from tests.backends.test_s3_dialect import VERDICTS
 from tests.support.proxy import Proxy
-from tests.support.s3 import Content, body, connected, objects, options_for, put, writing
+from tests.support.s3 import body, connected, objects, options_for
 from tests.support.servers import S3Server
+from tests.support.uploads import Content, put, writing
+from tests.support.verdicts import VERDICTS
 
 KEY = "mounted/here/file"
 all_servers = pytest.mark.parametrize("s3_server", SERVERS, indirect=True)

@@ -4,18 +4,16 @@ on the same container."""
 import base64
 import shutil
 import uuid
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Final
 
 from azure.storage.blob import ContainerClient
 
 from csyncfs.backends.azureblob import AzureBackend, AzureOptions
-from csyncfs.backends.base import Writing
-from csyncfs.types import ABSENT, Attributes, Expect, Item, Location
-from tests.support.s3 import Content
 from tests.support.servers import TOOLS, NotInstalled, Server
+from tests.support.uploads import connected_to
 
 ACCOUNT: Final = "testaccount"
 KEY: Final = base64.b64encode(b"the key of the tests, which is no secret").decode()
@@ -92,37 +90,8 @@ def options_for(server: Azurite, container: str, **changed: Any) -> AzureOptions
     return AzureOptions(**values)
 
 
-@asynccontextmanager
-async def connected(options: AzureOptions) -> AsyncGenerator[AzureBackend]:
-    backend = AzureBackend(options)
-    await backend.connect()
-    try:
-        yield backend
-    finally:
-        await backend.aclose()
-
-
-def writing(attributes: Attributes | None = None, put_id: str | None = None) -> Writing:
-    return Writing(attributes or Attributes(), put_id or uuid.uuid4().hex, "testdevice")
-
-
-async def put(
-    backend: AzureBackend,
-    key: str,
-    content: Content,
-    expect: Expect = ABSENT,
-    *,
-    stamp: Writing | None = None,
-    resume: str | None = None,
-) -> Item:
-    return await backend.put(
-        Location(key),
-        content.source,
-        stamp or writing(),
-        expect,
-        resume=resume,
-        save_resume=content.saved.append,
-    )
+def connected(options: AzureOptions) -> AbstractAsyncContextManager[AzureBackend]:
+    return connected_to(AzureBackend(options))
 
 
 def blobs(server: Azurite, container: str) -> dict[str, int]:

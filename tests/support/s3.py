@@ -1,18 +1,15 @@
 """S3 backends on test servers, and the other program that works on the same bucket."""
 
 import os
-import uuid
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 
-from csyncfs.backends.base import Source, Writing
 from csyncfs.backends.s3 import S3Backend, S3Options, Verdict
-from csyncfs.types import ABSENT, Attributes, Expect, Item, Location
 from tests.support.servers import S3Server
+from tests.support.uploads import connected_to
 
 
 def use_credentials(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,62 +33,10 @@ def options_for(server: S3Server, bucket: str, **changed: Any) -> S3Options:
     return S3Options(**values)
 
 
-@asynccontextmanager
-async def connected(
+def connected(
     options: S3Options, verdict: Verdict | None = None
-) -> AsyncGenerator[S3Backend]:
-    backend = S3Backend(options, verdict)
-    await backend.connect()
-    try:
-        yield backend
-    finally:
-        await backend.aclose()
-
-
-def writing(attributes: Attributes | None = None, put_id: str | None = None) -> Writing:
-    return Writing(attributes or Attributes(), put_id or uuid.uuid4().hex, "testdevice")
-
-
-class Content:
-    """A file to upload, and what happened to the upload of it."""
-
-    def __init__(self, path: Path, data: bytes) -> None:
-        path.write_bytes(data)
-        self.fd = os.open(path, os.O_RDWR)
-        self.is_confirmed = True
-        self.confirmed = 0
-        self.saved: list[str] = []
-        self._size = len(data)
-
-    @property
-    def source(self) -> Source:
-        return Source(self.fd, self._size, self._confirm)
-
-    async def _confirm(self) -> bool:
-        self.confirmed += 1
-        return self.is_confirmed
-
-    def close(self) -> None:
-        os.close(self.fd)
-
-
-async def put(
-    backend: S3Backend,
-    key: str,
-    content: Content,
-    expect: Expect = ABSENT,
-    *,
-    stamp: Writing | None = None,
-    resume: str | None = None,
-) -> Item:
-    return await backend.put(
-        Location(key),
-        content.source,
-        stamp or writing(),
-        expect,
-        resume=resume,
-        save_resume=content.saved.append,
-    )
+) -> AbstractAsyncContextManager[S3Backend]:
+    return connected_to(S3Backend(options, verdict))
 
 
 def objects(server: S3Server, bucket: str) -> Mapping[str, int]:

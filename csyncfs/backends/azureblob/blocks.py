@@ -16,8 +16,9 @@ from typing import Any, Final
 import msgspec
 import trio
 
+from csyncfs.backends.attempt import Attempt
 from csyncfs.backends.azureblob import items
-from csyncfs.backends.azureblob.commit import Attempt, Commits, Reply, condition
+from csyncfs.backends.azureblob.commit import Commits, Reply, condition
 from csyncfs.backends.azureblob.uploading import settings_of
 from csyncfs.backends.azureblob.wire import Wire
 from csyncfs.backends.base import SaveResume, Source, Writing

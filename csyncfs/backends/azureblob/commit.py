@@ -6,9 +6,9 @@ conflict with ourselves nor forgotten.
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
+from csyncfs.backends.attempt import Attempt, Looking
 from csyncfs.backends.failures import BadParts, Unmet, may_have_happened
 from csyncfs.errors import Ambiguous, CsyncError, NotFound, Retry, VersionMismatch
 from csyncfs.types import Expect, Item, Kind, RemoteVersion
@@ -16,28 +16,6 @@ from csyncfs.types import Expect, Item, Kind, RemoteVersion
 log = logging.getLogger(__name__)
 
 Reply = Mapping[str, Any]
-Head = Callable[[str, Kind], Awaitable[Item]]
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One version to be made."""
-
-    key: str
-    kind: Kind
-    expect: Expect
-    put_id: str
-    is_copy: bool = False
-
-    def is_ours(self, item: Item | None) -> bool:
-        """True if the item is what this attempt makes, stored by an earlier request."""
-        return item is not None and item.version is not None and item.put_id == self.put_id
-
-    def is_met_by(self, current: Item | None) -> bool:
-        if not isinstance(self.expect, RemoteVersion):
-            return current is None or current.version is None
-        version = current.version if current is not None else None
-        return version is not None and version.tag == self.expect.tag
 
 
 def condition(expect: Expect | None) -> dict[str, Any]:
@@ -51,11 +29,8 @@ def condition(expect: Expect | None) -> dict[str, Any]:
     return {"match_condition": MatchConditions.IfMissing}
 
 
-class Commits:
+class Commits(Looking):
     """Makes versions in one store."""
-
-    def __init__(self, head: Head) -> None:
-        self.head: Final = head
 
     async def make(
         self,
@@ -80,13 +55,6 @@ class Commits:
         if current is None or not attempt.is_ours(current):
             raise VersionMismatch("somebody else changed the item at the same time", current)
         return current
-
-    async def current(self, key: str, kind: Kind) -> Item | None:
-        """The item as it is, or None where there is none."""
-        try:
-            return await self.head(key, kind)
-        except NotFound:
-            return None
 
     async def surely(self, attempt: Attempt) -> Item | None:
         """The item as it is now, or None.

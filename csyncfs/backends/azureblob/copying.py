@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import trio
 
+from csyncfs.backends.attempt import Attempt
 from csyncfs.backends.azureblob import directories, items, looking
-from csyncfs.backends.azureblob.commit import Attempt, Commits, Reply, condition
+from csyncfs.backends.azureblob.commit import Commits, Reply, condition
 from csyncfs.backends.azureblob.wire import Wire
 from csyncfs.backends.base import Writing
 from csyncfs.backends.failures import Contended, LostReply, Unmet

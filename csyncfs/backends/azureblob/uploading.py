@@ -4,8 +4,9 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, Final
 
+from csyncfs.backends.attempt import Attempt
 from csyncfs.backends.azureblob import items, looking
-from csyncfs.backends.azureblob.commit import Attempt, Commits, Reply, condition
+from csyncfs.backends.azureblob.commit import Commits, Reply, condition
 from csyncfs.backends.azureblob.wire import Wire
 from csyncfs.backends.base import Source, Writing
 from csyncfs.backends.content import Content, base64_of, content_type

@@ -6,45 +6,18 @@ conflict with ourselves nor forgotten.
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Final
 
+from csyncfs.backends.attempt import Attempt, Looking
 from csyncfs.backends.failures import Unmet, may_have_happened
 from csyncfs.backends.gcs import items
 from csyncfs.errors import Ambiguous, CsyncError, NotFound, Retry, VersionMismatch
-from csyncfs.types import Expect, Item, Kind, RemoteVersion
+from csyncfs.types import Item
 
 log = logging.getLogger(__name__)
 
-Head = Callable[[str, Kind], Awaitable[Item]]
 
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One version to be made."""
-
-    key: str
-    kind: Kind
-    expect: Expect
-    put_id: str
-    is_copy: bool = False
-
-    def is_ours(self, item: Item | None) -> bool:
-        """True if the item is what this attempt makes, stored by an earlier request."""
-        return item is not None and item.version is not None and item.put_id == self.put_id
-
-    def is_met_by(self, current: Item | None) -> bool:
-        if not isinstance(self.expect, RemoteVersion):
-            return current is None or current.version is None
-        version = current.version if current is not None else None
-        return version is not None and version.tag == self.expect.tag
-
-
-class Commits:
+class Commits(Looking):
     """Makes versions in one bucket."""
-
-    def __init__(self, head: Head) -> None:
-        self.head: Final = head
 
     async def make(self, attempt: Attempt, send: Callable[[], Awaitable[items.Resource]]) -> Item:
         """The version made. Raises VersionMismatch, Ambiguous and what ``send`` raises."""
@@ -53,13 +26,6 @@ class Commits:
         except (Unmet, NotFound, Retry) as exc:
             return await self._resolve(attempt, exc)
         return items.item(attempt.key, attempt.kind, resource)
-
-    async def current(self, key: str, kind: Kind) -> Item | None:
-        """The item as it is, or None where there is none."""
-        try:
-            return await self.head(key, kind)
-        except NotFound:
-            return None
 
     async def found(self, attempt: Attempt) -> Item | None:
         """What an earlier request of the attempt made; None if the way is free for it. Raises

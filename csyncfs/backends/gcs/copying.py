@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
+from csyncfs.backends.attempt import Attempt
 from csyncfs.backends.base import Writing
 from csyncfs.backends.gcs import items, looking
-from csyncfs.backends.gcs.commit import Attempt, Commits
+from csyncfs.backends.gcs.commit import Commits
 from csyncfs.backends.gcs.uploading import object_path
 from csyncfs.backends.gcs.wire import Wire
 from csyncfs.errors import Retry, VersionMismatch

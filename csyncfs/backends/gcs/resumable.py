@@ -14,11 +14,12 @@ from typing import Any, Final
 import msgspec
 import trio
 
+from csyncfs.backends.attempt import Attempt
 from csyncfs.backends.base import SaveResume, Source, Writing
 from csyncfs.backends.content import Content
 from csyncfs.backends.failures import NoUpload
 from csyncfs.backends.gcs import items
-from csyncfs.backends.gcs.commit import Attempt, Commits
+from csyncfs.backends.gcs.commit import Commits
 from csyncfs.backends.gcs.uploading import answer, resource_for, thrown_away
 from csyncfs.backends.gcs.wire import Wire
 from csyncfs.errors import CsyncError, NotFound, Retry, Superseded

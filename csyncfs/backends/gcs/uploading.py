@@ -6,10 +6,11 @@ import uuid
 from typing import Any, Final
 
 from csyncfs.backends import metadata
+from csyncfs.backends.attempt import Attempt
 from csyncfs.backends.base import Source, Writing
 from csyncfs.backends.content import Content, base64_of, content_type
 from csyncfs.backends.gcs import items, looking
-from csyncfs.backends.gcs.commit import Attempt, Commits
+from csyncfs.backends.gcs.commit import Commits
 from csyncfs.backends.gcs.wire import Wire
 from csyncfs.errors import Retry, Superseded, VersionMismatch
 from csyncfs.types import Expect, Item, Kind, RemoteVersion

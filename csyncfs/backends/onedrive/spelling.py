@@ -1,4 +1,4 @@
-# ruff: noqa: RUF001, RUF002  (the full-width percent sign is meant)
+# ruff: noqa: RUF002  (the full-width percent sign is meant)
 """Segments of keys on one side, names of OneDrive items on the other.
 
 OneDrive holds no ``" * : < > ? \\ |`` and no control characters, no space at either end, no dot at
@@ -7,8 +7,7 @@ drives no ``forms`` at the top and no directory that begins with ``~``. Such a c
 first one of such a name, is spelled ``％`` (U+FF05) and four hex digits, its code point: ``a:b`` is
 the item ``a％003Ab``, ``con`` is ``％0063on``. What would be read as a spelling is spelled itself.
 
-A bijection. An item whose name spells what needs no spelling has its name behind a NUL as its
-key, which no file name has. Case is another matter: names that differ in it only are one name to
+See ``backends.spelling``. Case is another matter: names that differ in it only are one name to
 OneDrive, and are refused (see ``looking``).
 """
 
@@ -16,22 +15,21 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from csyncfs.backends import spelling
 from csyncfs.errors import Unrepresentable
 from csyncfs.types import Kind
 
 MAX_NAME_CHARS: Final = 255
 MAX_PATH_CHARS: Final = 400
 
-_SIGN: Final = "％"
-_SPELLED = re.compile(r"％([0-9A-F]{4})")
 _UNFIT = re.compile(
-    r"""["*:<>?\\|\x00-\x1f\x7f\ufffe\uffff]|％(?=[0-9A-F]{4})|\A\x20|[\x20.]\Z|_(?=(?i:vti_))"""
+    rf"""["*:<>?\\|\x00-\x1f\x7f\ufffe\uffff]|{spelling.UNFIT_SIGN}"""
+    r"""|\A\x20|[\x20.]\Z|_(?=(?i:vti_))"""
 )
 _RESERVED = re.compile(
     r"(?:CON|PRN|AUX|NUL|COM\d|LPT\d)(?:\..*)?|\.lock|desktop\.ini|~\$.*",
     re.IGNORECASE | re.DOTALL | re.ASCII,
 )
-_FOREIGN: Final = "\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +43,8 @@ class Place:
 
 def to_name(segment: str, kind: Kind, place: Place) -> str:
     """The name of the item. Raises Unrepresentable."""
-    if segment.startswith(_FOREIGN) and to_segment(segment[1:], kind, place) == segment:
-        return segment[1:]
+    if (foreign := spelling.foreign(segment, _speller(kind, place))) is not None:
+        return foreign
     name = _spelled(segment, kind, place)
     if not name or len(name.encode("utf-16-le", "surrogatepass")) // 2 > MAX_NAME_CHARS:
         raise Unrepresentable(f"a name on OneDrive has 1 to {MAX_NAME_CHARS} characters")
@@ -59,14 +57,17 @@ def to_name(segment: str, kind: Kind, place: Place) -> str:
 
 def to_segment(name: str, kind: Kind, place: Place) -> str:
     """The segment of a key that this item stands for."""
-    plain = _SPELLED.sub(lambda match: chr(int(match[1], 16)), name)
-    return plain if _spelled(plain, kind, place) == name else _FOREIGN + name
+    return spelling.to_segment(name, _speller(kind, place))
+
+
+def _speller(kind: Kind, place: Place) -> spelling.Spell:
+    return lambda segment: _spelled(segment, kind, place)
 
 
 def _spelled(segment: str, kind: Kind, place: Place) -> str:
-    name = _UNFIT.sub(lambda match: _code(match[0]), segment)
+    name = spelling.spell(_UNFIT, segment)
     if name[:1] == segment[:1] and _is_reserved(segment, kind, place):
-        name = _code(name[0]) + name[1:]
+        name = spelling.code(name[0]) + name[1:]
     return name
 
 
@@ -78,7 +79,3 @@ def _is_reserved(segment: str, kind: Kind, place: Place) -> bool:
     if kind is Kind.DIR and segment.startswith("~"):
         return True
     return place.is_top and segment.lower() == "forms"
-
-
-def _code(character: str) -> str:
-    return f"{_SIGN}{ord(character):04X}"

@@ -14,8 +14,6 @@ from tests.support.gcs.using import (
     connected,
     live_options,
     options_for,
-    put,
-    writing,
 )
 
 __all__ = [
@@ -32,6 +30,4 @@ __all__ = [
     "connected",
     "live_options",
     "options_for",
-    "put",
-    "writing",
 ]

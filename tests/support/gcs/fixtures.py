@@ -9,7 +9,7 @@ from csyncfs.backends.gcs import GcsBackend
 from tests.support.gcs.server import FakeGcs
 from tests.support.gcs.store import Bucket
 from tests.support.gcs.using import connected, options_for
-from tests.support.s3 import Content
+from tests.support.uploads import Content
 
 
 @pytest.fixture

@@ -2,15 +2,12 @@
 
 import os
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
-from csyncfs.backends.base import Writing
 from csyncfs.backends.gcs import GcsBackend, GcsOptions
-from csyncfs.types import ABSENT, Attributes, Expect, Item, Location
 from tests.support.gcs.server import FakeGcs
-from tests.support.s3 import Content
+from tests.support.uploads import connected_to
 
 LIVE_BUCKET: Final = "CSYNCFS_TEST_GCS_BUCKET"
 """Names a bucket of Google's that tests may write to, with the machine's credentials."""
@@ -27,18 +24,8 @@ def options_for(fake: FakeGcs, bucket: str, **changed: Any) -> GcsOptions:
     return GcsOptions(**values)
 
 
-@asynccontextmanager
-async def connected(options: GcsOptions) -> AsyncGenerator[GcsBackend]:
-    backend = GcsBackend(options)
-    await backend.connect()
-    try:
-        yield backend
-    finally:
-        await backend.aclose()
-
-
-def writing(attributes: Attributes | None = None, put_id: str | None = None) -> Writing:
-    return Writing(attributes or Attributes(), put_id or uuid.uuid4().hex, "testdevice")
+def connected(options: GcsOptions) -> AbstractAsyncContextManager[GcsBackend]:
+    return connected_to(GcsBackend(options))
 
 
 def live_options() -> GcsOptions:
@@ -57,22 +44,3 @@ def clear(options: GcsOptions) -> None:
                 client.ask("DELETE", object_path(one["name"]), {})
     finally:
         client.close()
-
-
-async def put(
-    backend: GcsBackend,
-    key: str,
-    content: Content,
-    expect: Expect = ABSENT,
-    *,
-    stamp: Writing | None = None,
-    resume: str | None = None,
-) -> Item:
-    return await backend.put(
-        Location(key),
-        content.source,
-        stamp or writing(),
-        expect,
-        resume=resume,
-        save_resume=content.saved.append,
-    )
