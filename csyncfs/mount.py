@@ -296,6 +296,8 @@ class _Mount:
         now = [self._store.damage] if self._store.damage else []
         if self._store.is_tight:
             now.append(f"the disk of {self._config.state_dir} is full: nothing new can be written")
+        if (refusal := self._client.refusal) is not None:
+            now.append(f"the store cannot be used until somebody mends this: {refusal}")
         return (*now, *self._warnings, *(capabilities.warnings if capabilities else ()))
 
     async def _first_connect(self) -> bool:
@@ -323,13 +325,19 @@ class _Mount:
     async def _come_online(self, connected: bool, services: trio.Nursery) -> None:
         """Uploads start once the store was reached; a failed try costs nothing but a line."""
         pause_s = 0.2
+        told: str | None = None
         while not connected:
             try:
                 await self._client.connect()
                 self._connected()
                 connected = True
             except CsyncError as exc:
-                log.info("not connected yet error=%s", exc)
+                refusal = self._client.refusal
+                if refusal is not None and refusal != told:
+                    log.warning("the store cannot be used error=%s", refusal)
+                    told = refusal
+                else:
+                    log.info("not connected yet error=%s", exc)
                 await trio.sleep(pause_s)
                 pause_s = min(pause_s * 2, 15.0)
         await services.start(self._uploader.run)

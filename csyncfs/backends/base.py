@@ -90,7 +90,8 @@ class Backend(Protocol):
     async def connect(self) -> Capabilities:
         """Reach the store, check access, find out what it can do. Repeatable.
 
-        Raises NoSuchStore, AccessDenied, Offline.
+        Raises NoSuchStore, AccessDenied, Offline, and ConfigError where this machine is not set
+        up for it.
         """
         ...
 

@@ -4,7 +4,8 @@ Owns the answer to "is the store there": whether it answered last, since when no
 Knows no wall clock and starts no tasks; time is trio's.
 
 A call waits for a place in its lane and for the gate, then runs under its deadline. What
-comes out is the result, a BackendError, or a Retry made from anything unexpected.
+comes out is the result, a BackendError, a ConfigError (only the user can mend that), or a Retry
+made from anything unexpected.
 Nothing is tried again here: that is for those who know what the call was for.
 """
 
@@ -19,7 +20,7 @@ from typing import Final, TypeVar, cast
 import trio
 
 from csyncfs.backends.base import Backend, Capabilities, Landed, SaveResume, Source, Writing
-from csyncfs.errors import Ambiguous, BackendError, Offline, Retry, Throttled
+from csyncfs.errors import Ambiguous, BackendError, ConfigError, Offline, Retry, Throttled
 from csyncfs.types import Expect, Item, Kind, Location, Page, RemoteVersion, Space, Span
 
 log = logging.getLogger(__name__)
@@ -209,6 +210,11 @@ class GuardedBackend:
             except BackendError as exc:
                 self._count(exc, began_at)
                 raise
+            except ConfigError as exc:
+                # Found on this machine: the store was not asked, so it is neither there nor away.
+                self._tally.errors[type(exc).__name__] += 1
+                self._last_error = str(exc)
+                raise
         self._answered()
         self._gate.succeeded()
         return result
@@ -223,12 +229,12 @@ class GuardedBackend:
     async def _bounded(
         self, name: str, allowed_s: float, work: Callable[[_Deadline], Awaitable[T]]
     ) -> T:
-        """The result in time, or a BackendError."""
+        """The result in time, or a BackendError or ConfigError."""
         deadline = _Deadline(allowed_s)
         with deadline.scope:
             try:
                 return await work(deadline)
-            except BackendError:
+            except (BackendError, ConfigError):
                 raise
             except Exception as exc:
                 raise self._classified(name, exc) from exc
@@ -237,13 +243,13 @@ class GuardedBackend:
         # what it wrote, or finds that the item is gone already.
         raise Ambiguous(reason) if name == "move" else Offline(reason)
 
-    def _classified(self, name: str, exc: Exception) -> BackendError:
+    def _classified(self, name: str, exc: Exception) -> BackendError | ConfigError:
         """The domain error for what a backend should not have raised."""
         cause = exc
         while isinstance(cause, ExceptionGroup):
             # From a nursery; the first failure is what cancelled the others.
             cause = cast("ExceptionGroup[Exception]", cause).exceptions[0]
-        if isinstance(cause, BackendError):
+        if isinstance(cause, BackendError | ConfigError):
             return cause
         # Only the type goes into the message: the text may hold a signed URL.
         reason = f"{name}: unexpected {type(cause).__name__}"

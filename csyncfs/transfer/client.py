@@ -138,6 +138,12 @@ class TransferClient:
         """Why not online; None where nothing has gone wrong."""
         return None if self._trouble is None else str(self._trouble)
 
+    @property
+    def refusal(self) -> str | None:
+        """Why the store cannot be used, where only the user can change that."""
+        trouble = self._trouble
+        return str(trouble) if isinstance(trouble, Hold | ConfigError) else None
+
     async def stats(self) -> Mapping[str, Any]:
         """The child's own view: requests, and the counters of the guard."""
         return (await self._call(GotStats, AskStats(self._next_id()))).stats
@@ -250,6 +256,9 @@ class TransferClient:
             if waiting.cancelled_caught:
                 break
         trouble = self._trouble
+        if isinstance(trouble, ConfigError) and needs_store:
+            # Mended, it goes on by itself: for a promise or a program it is as if away.
+            raise Offline(str(trouble))
         if isinstance(trouble, Hold | ConfigError):
             raise type(trouble)(str(trouble))
         raise Offline("the transfer process is not running" if trouble is None else str(trouble))
@@ -285,7 +294,13 @@ class TransferClient:
         return (await self._call(GotItem, request, **callbacks)).item
 
     async def _connect_over(self, link: Link) -> Capabilities:
-        reply = await self._ask(link, Connected, Connect(self._next_id()))
+        try:
+            reply = await self._ask(link, Connected, Connect(self._next_id()))
+        except CsyncError as exc:
+            # Until it was reached, a refusal is what the status has to tell.
+            if not self._is_connected or self.capabilities is None:
+                self._trouble = exc
+            raise
         self.capabilities = reply.capabilities
         self.memo = reply.memo if reply.memo is not None else self.memo
         if link is self._link:

@@ -13,6 +13,7 @@ from csyncfs.backends.memory import MemoryBackend, MemoryStore
 from csyncfs.errors import (
     AccessDenied,
     Ambiguous,
+    ConfigError,
     NotFound,
     Offline,
     Retry,
@@ -190,6 +191,18 @@ async def test_a_domain_error_out_of_a_nursery_stays_what_it_is() -> None:
     setting.raises("head", ExceptionGroup("nursery", [AccessDenied("no")]))
     with pytest.raises(AccessDenied):
         await setting.guard.head(FILE, Kind.FILE)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_what_only_the_user_can_mend_is_told_as_it_is(wrapped: bool) -> None:
+    setting = Setting()
+    error = ConfigError("the profile does not exist")
+    setting.raises("connect", ExceptionGroup("nursery", [error]) if wrapped else error)
+    with pytest.raises(ConfigError, match="the profile does not exist"):
+        await setting.guard.connect()
+    assert not setting.guard.online
+    assert setting.guard.last_error == "the profile does not exist"
+    assert setting.guard.snapshot().errors == {"ConfigError": 1}
 
 
 async def test_cancellation_passes_and_counts_as_no_error(autojump_clock: MockClock) -> None:

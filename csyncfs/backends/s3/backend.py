@@ -168,7 +168,10 @@ class S3Backend:
         except NotFound:
             return
         except Unmet as exc:
-            if expect is not None and await self._is_still(location.key, kind, expect):
+            if expect is None:
+                # Nothing was asked for that could be unmet: it is a refusal.
+                raise
+            if await self._is_still(location.key, kind, expect):
                 raise VersionMismatch("refused, although the item is as expected") from exc
 
     async def space(self) -> Space | None:

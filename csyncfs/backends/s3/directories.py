@@ -159,7 +159,11 @@ async def _tree_entry(wire: Wire, key: str) -> Reply | None:
 async def _delete_from_tree(wire: Wire, verdict: Verdict, key: str) -> None:
     """A tree goes on showing a directory that has become empty; with children it stays."""
     if await _is_in_tree(wire, verdict, key):
-        await wire.ask("delete_object", Key=wire.options.full_key(key))
+        try:
+            await wire.ask("delete_object", Key=wire.options.full_key(key))
+        except Unmet:
+            if not await _has_children(wire, key):
+                raise
 
 
 async def _has_children(wire: Wire, key: str) -> bool:
