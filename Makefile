@@ -5,6 +5,7 @@ PREFIX  ?= /opt/csyncfs
 BINDIR  ?= /usr/local/bin
 SBINDIR ?= /sbin
 MANDIR  ?= /usr/local/share/man
+EXTRAS  ?=
 
 BIN = .venv/bin
 SERVERS = seaweedfs rclone moto
@@ -25,7 +26,8 @@ help:
 	@echo "make posix      pjdfstest on a mount of a real S3 server (as root)"
 	@echo "make programs   PostgreSQL, git, fio, fsx and stress-ng on a mount (as root, hours)"
 	@echo "make soak       two mounts, a bad network, kills and evictions for an hour"
-	@echo "make install    to $(PREFIX), with mount.csyncfs in $(SBINDIR) (as root)"
+	@echo "make install    to $(PREFIX), with mount.csyncfs in $(SBINDIR) (as root);"
+	@echo "                EXTRAS=azure,gcs,onedrive for these stores as well"
 	@echo "make uninstall  take that away again; caches and journals stay"
 	@echo "make lock       lock the newest allowed packages (maintainers)"
 
@@ -98,7 +100,7 @@ soak:
 	$(BIN)/python -m tests.soak
 
 install:
-	scripts/bootstrap runtime $(PREFIX)
+	EXTRAS='$(EXTRAS)' scripts/bootstrap runtime $(PREFIX)
 	install -d $(BINDIR) $(SBINDIR) $(MANDIR)/man1 $(MANDIR)/man7 $(MANDIR)/man8
 	ln -sf $(PREFIX)/bin/csyncfs $(PREFIX)/bin/csyncfs-admin $(BINDIR)/
 	sed 's|@PREFIX@|$(PREFIX)|' mount_helpers/mount.csyncfs > $(SBINDIR)/mount.csyncfs

@@ -173,6 +173,11 @@ class MountConfig:
         return frozenset(words)
 
 
+def way_to_get(extra: str) -> str:
+    """How to install what a kind of store needs beyond the rest."""
+    return f"pip install 'csyncfs[{extra}]', or make install EXTRAS={extra}"
+
+
 def parse_spec(text: str) -> Spec:
     """Raises ConfigError, naming what is wrong."""
     scheme, separator, rest = text.partition("://")

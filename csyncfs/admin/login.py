@@ -31,7 +31,7 @@ def onedrive(
         from csyncfs.backends.onedrive.options import GRAPH
     except ModuleNotFoundError as exc:
         raise ConfigError(
-            "signing in to OneDrive needs Microsoft's SDK: pip install 'csyncfs[onedrive]'"
+            f"signing in to OneDrive needs Microsoft's SDK: {config.way_to_get('onedrive')}"
         ) from exc
     wish = signin.Wish(
         client_id, tenant, authority, signin.resource_of(endpoint or GRAPH), sharepoint

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 import msgspec
 import trio
 
-from csyncfs.config import parse_spec
+from csyncfs.config import parse_spec, way_to_get
 from csyncfs.errors import ConfigError
 from csyncfs.transfer.messages import Options, Start
 from csyncfs.transfer.server import Hosted
@@ -162,7 +162,7 @@ async def _azure(start: Start) -> Hosted:
     try:
         await _load("csyncfs.backends.azureblob.client")
     except ModuleNotFoundError as exc:
-        raise ConfigError("az:// stores need the Azure SDK: pip install 'csyncfs[azure]'") from exc
+        raise ConfigError(f"az:// stores need the Azure SDK: {way_to_get('azure')}") from exc
     from csyncfs.backends.azureblob import AzureBackend, AzureOptions
 
     options = AzureOptions(
@@ -185,7 +185,7 @@ async def _gcs(start: Start) -> Hosted:
         await _load("csyncfs.backends.gcs.client")
     except ImportError as exc:
         # Packages of another kind of store may bring some of Google's, but not all.
-        raise ConfigError("gs:// stores need the Google SDK: pip install 'csyncfs[gcs]'") from exc
+        raise ConfigError(f"gs:// stores need the Google SDK: {way_to_get('gcs')}") from exc
     from csyncfs.backends.gcs import GcsBackend, GcsOptions
 
     options = GcsOptions(
@@ -208,7 +208,7 @@ async def _onedrive(start: Start) -> Hosted:
         await _load("csyncfs.backends.onedrive")
     except ModuleNotFoundError as exc:
         raise ConfigError(
-            "onedrive:// stores need Microsoft's SDK: pip install 'csyncfs[onedrive]'"
+            f"onedrive:// stores need Microsoft's SDK: {way_to_get('onedrive')}"
         ) from exc
     from csyncfs.backends.onedrive import OneDriveBackend, OneDriveOptions
 

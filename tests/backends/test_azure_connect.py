@@ -1,7 +1,6 @@
 """What a user reads when the store cannot be reached; what lets him in; what is never told."""
 
 import logging
-import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -230,25 +229,3 @@ print([name for name in sys.modules if name.split(".")[0] in ("azure", "msal", "
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
-
-
-def test_without_the_sdk_a_mount_says_in_one_line_what_to_install(tmp_path: Path) -> None:
-    # As if it were not installed: another ``azure`` comes first.
-    (tmp_path / "azure").mkdir()
-    (tmp_path / "azure" / "__init__.py").touch()
-    mountpoint = tmp_path / "mnt"
-    mountpoint.mkdir()
-    done = subprocess.run(
-        [
-            *(str(Path(sys.executable).parent / "csyncfs"), "mount", "--foreground"),
-            *("az://account/container", str(mountpoint)),
-        ],
-        env={**os.environ, "PYTHONPATH": str(tmp_path), "CSYNCFS_HOME": str(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    (line,) = done.stderr.splitlines()
-    assert done.returncode != 0
-    assert "pip install 'csyncfs[azure]'" in line

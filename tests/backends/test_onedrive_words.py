@@ -236,7 +236,8 @@ async def main():
     await make_backend(Start(1, "s3://bucket", {}, None))
 
 trio.run(main)
-print(sorted({m.partition(".")[0] for m in sys.modules} & {"msgraph", "azure", "httpx", "msal"}))
+sdks = {"msgraph", "azure", "google", "httpx", "msal"}
+print(sorted({m.partition(".")[0] for m in sys.modules} & sdks))
 """
 
 _WITHOUT = """
@@ -269,4 +270,7 @@ def test_an_s3_mount_loads_nothing_of_microsofts() -> None:
 
 def test_without_the_extra_one_line_names_it() -> None:
     said = _said_by(_WITHOUT)
-    assert said == "onedrive:// stores need Microsoft's SDK: pip install 'csyncfs[onedrive]'"
+    assert said == (
+        "onedrive:// stores need Microsoft's SDK:"
+        " pip install 'csyncfs[onedrive]', or make install EXTRAS=onedrive"
+    )
