@@ -2,8 +2,10 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from trio.testing import MockClock
 
 from csyncfs.backends.memory import MemoryStore
@@ -11,8 +13,18 @@ from csyncfs.types import ROOT, InodeId
 from tests.support.engines import Machine, machines
 from tests.support.invariants import check_machine
 
+# Far less than usual, and far more than the tests themselves need: less deep trees will do.
+_CALLS = 400
 # A recursion takes two calls a level at least.
-_DEPTH = sys.getrecursionlimit() // 2 + 5
+_DEPTH = _CALLS // 2 + 5
+
+
+@pytest.fixture(autouse=True)
+def few_nested_calls() -> Iterator[None]:
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(_CALLS)
+    yield
+    sys.setrecursionlimit(usual)
 
 
 async def _down(a: Machine, names: list[bytes]) -> InodeId:
