@@ -59,7 +59,7 @@ class Echoes:
         item = await self._promise.head(Location(attempt.key), kind)
         row = inodes.get(self._store, intent.inode)
         if item is not None and row is not None and row.nlink:
-            if self._is_ours(attempt, item):
+            if self._is_ours(attempt, item) and await self._has_left(attempt, row):
                 log.info("a request without reply took effect ino=%d key=%s", row.id, attempt.key)
                 self._took_effect(attempt, row, item)
             elif attempt.put_id is not None and self._is_half_made(item):
@@ -82,6 +82,15 @@ class Echoes:
         if attempt.put_id is not None:
             return item.put_id == attempt.put_id
         return item.version is not None and item.version.tag == attempt.tag
+
+    async def _has_left(self, attempt: Attempt, row: InodeRow) -> bool:
+        """Whether nothing speaks against a move: where tags tell the content, and no more, what was
+        at the target before may have the same."""
+        source = self._tree.location(row)
+        if attempt.put_id is not None or source.key == attempt.key:
+            return True
+        item = await self._promise.head(source, Kind.DIR if attempt.is_dir else Kind.FILE)
+        return item is None or item.version is None or item.version.tag != attempt.tag
 
     def _took_effect(self, attempt: Attempt, row: InodeRow, item: Item) -> None:
         self._promise.watcher.touched(attempt.key)
@@ -128,10 +137,7 @@ class Echoes:
         if item.kind is Kind.DIR:
             journal.remove_deletes_at(self._store, target.key)
             return
-        removed = journal.delete_at(self._store, target.key)
-        tag = item.version.tag if item.version is not None else None
-        if removed is not None and removed.expect_tag != tag:
-            journal.remove(self._store, removed.seq)
+        journal.remove_void_deletes(self._store, target.key)
 
     async def delete(self, intent: Intent) -> None:
         """Remove what a request made for an inode that has no name any more, if it did."""

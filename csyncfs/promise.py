@@ -197,6 +197,7 @@ class Promise:
         unlinked meanwhile, and what was made has to go again."""
         if absorbed is not None:
             journal.remove(self.store, absorbed.seq)
+        journal.remove_void_deletes(self.store, target.key)
         row = inodes.get(self.store, before.id)
         if row is None or row.nlink == 0:
             self.delete_later(before.id, target, item.version, is_dir=False)

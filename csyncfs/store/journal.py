@@ -182,6 +182,15 @@ def remove_deletes_at(store: Store, key: str) -> None:
     store.run("DELETE FROM intent WHERE key = ? AND kind = 'delete'", (key_to_db(key),))
 
 
+def remove_void_deletes(store: Store, key: str) -> None:
+    """A new item is at the key: with it went all versions that were to go. Where a tag tells the
+    content only, one of these may be that of the new one, too."""
+    store.run(
+        "DELETE FROM intent WHERE key = ? AND kind = 'delete' AND put_id IS NULL",
+        (key_to_db(key),),
+    )
+
+
 def delete_below(store: Store, prefix: str) -> InodeId | None:
     """The inode of a DELETE that is pending below this prefix."""
     row = store.one(

@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from csyncfs.backends.memory import MemoryStore
-from csyncfs.errors import Offline
+from csyncfs.errors import Ambiguous, Offline
 from tests.support.engines import Machine, agree, machines
 
 NEW = b"written just before the crash"
@@ -206,3 +206,32 @@ async def test_a_file_goes_into_a_directory_of_its_name_before_its_lost_upload_i
         await trio.sleep(70)
         assert await agree(a, b) == {"f": None, "f/t": NEW}
         assert a.conflicts() == []
+
+
+@pytest.mark.parametrize("real_dirs", [False, True], ids=["flat", "real_dirs"])
+@pytest.mark.parametrize("is_renamed", [True, False], ids=["renamed over", "saved over"])
+async def test_a_file_takes_the_place_of_one_with_the_same_bytes_and_the_reply_is_lost(
+    tmp_path: Path, autojump_clock: MockClock, *, real_dirs: bool, is_renamed: bool
+) -> None:
+    """Where tags are hashes, what was to go has the tag of what came in its place."""
+    bucket = MemoryStore(real_dirs=real_dirs, content_tags=True)
+    bucket.write("e", NEW)
+    bucket.write("f", NEW)
+    async with machines(tmp_path, bucket, "a", "b", upload_delay_s=0.0) as (a, b):
+        await a.read("e")
+        await a.read("f")
+        lost: list[str] = []
+
+        async def at_step(step: str, _key: str) -> None:
+            if step in ("copy:done", "move:done", "put:done") and not lost:
+                lost.append(step)
+                raise Ambiguous("no reply")
+
+        a.on_step = at_step
+        if not is_renamed:
+            await a.unlink("e")
+            await a.write("e", NEW)
+        await a.rename("e", "f")
+        assert await agree(a, b) == {"f": NEW}
+        assert lost
+        assert bucket.read("f") == NEW

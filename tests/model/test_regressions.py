@@ -7,6 +7,7 @@ import pytest
 from tests.support.operations import (
     Crash,
     CrashAt,
+    Fault,
     Flush,
     Latency,
     Look,
@@ -14,9 +15,11 @@ from tests.support.operations import (
     Network,
     Open,
     Rename,
+    RenameOver,
     Restart,
     Save,
     Sleep,
+    Symlink,
     Unlink,
     Utime,
     Wipe,
@@ -62,6 +65,15 @@ _KEPT: dict[str, tuple[list[Any], Flavour]] = {
     "a_wiped_file_gives_its_space_back_once": (
         [Save(1), Look(), Save(), Wipe(), Save(), Open(at=1)],
         Flavour(),
+    ),
+    # A move failed, and the file that it was to replace has the same bytes: by its tag that was
+    # the moved one, which stayed where it was, and was then removed under its new name.
+    "what_a_failed_move_was_to_replace_is_not_the_moved_file": (
+        [
+            *(Save(1), Save(), Save(), Fault(0, 3), Save(2), Symlink(28), Save(), Flush(), Save()),
+            *(RenameOver(0, 1), Flush()),
+        ],
+        Flavour(real_dirs=True, content_tags=True, lists_attributes=True, slots=1),
     ),
 }
 
