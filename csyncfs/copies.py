@@ -50,7 +50,7 @@ class Copies:
         except VersionMismatch as exc:
             await self._refused(row, file, target, expect, absorbed, exc)
             return
-        self._done(intent, row, file, target, writing, absorbed, item)
+        self._done(intent, row, file, target, writing, item)
 
     async def _copy(
         self,
@@ -91,11 +91,10 @@ class Copies:
         file: InodeRow,
         target: Location,
         writing: Writing,
-        absorbed: Intent | None,
         item: Item,
     ) -> None:
         with self._store.transaction():
-            row = self._promise.settle_put(before, target, writing, absorbed, item)
+            row = self._promise.settle_put(before, target, writing, item)
             if row is None:
                 journal.remove(self._store, intent.seq)
                 return

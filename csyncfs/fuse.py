@@ -104,9 +104,10 @@ class Adapter(pyfuse3.Operations):
         self._table = table
         self._timeout_s = timeout_s
         self._openers: dict[FileHandle, tuple[InodeId, int]] = {}
-        self._streams: dict[FileHandle, DirStream] = {}
-        self._next_stream = itertools.count(1)
         """Inode and thread of each open(2)."""
+        self._streams: dict[FileHandle, DirStream] = {}
+        """What each opendir(3) began to read."""
+        self._next_stream = itertools.count(1)
 
     def opened(self, fh: FileHandle) -> tuple[InodeId | None, int]:
         """The inode and the thread that opened it; (None, 0) if the handle is gone."""

@@ -84,8 +84,6 @@ class Moves:
             return
         now = self._promise.clock.now_ns()
         with self._store.transaction():
-            if absorbed is not None:
-                journal.remove(self._store, absorbed.seq)
             journal.remove_void_deletes(self._store, target.key)
             if not self._capable.move_file:
                 self._promise.delete_later(row.id, source, base, is_dir=False)

@@ -190,13 +190,10 @@ class Promise:
         before: InodeRow,
         target: Location,
         writing: Writing,
-        absorbed: Intent | None,
         item: Item,
     ) -> InodeRow | None:
         """What is true of every PUT that succeeded, inside its transaction. None: the inode was
         unlinked meanwhile, and what was made has to go again."""
-        if absorbed is not None:
-            journal.remove(self.store, absorbed.seq)
         journal.remove_void_deletes(self.store, target.key)
         row = inodes.get(self.store, before.id)
         if row is None or row.nlink == 0:
@@ -245,6 +242,6 @@ class Promise:
 
 def is_as_expected(item: Item | None, expect: Expect) -> bool:
     """Whether a request on this condition cannot have been refused because of this item."""
-    if item is None or not isinstance(expect, RemoteVersion):
-        return item is None and not isinstance(expect, RemoteVersion)
-    return item.version is not None and item.version.tag == expect.tag
+    if isinstance(expect, RemoteVersion):
+        return item is not None and item.version is not None and item.version.tag == expect.tag
+    return item is None

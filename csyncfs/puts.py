@@ -75,7 +75,7 @@ class Puts:
         except VersionMismatch as exc:
             await self._refused(row, target, expect, absorbed, exc)
             return
-        self._done(intent, row, live, generation, target, writing, absorbed, item)
+        self._done(intent, row, live, generation, target, writing, item)
 
     def _done(
         self,
@@ -85,12 +85,11 @@ class Puts:
         generation: int,
         target: Location,
         writing: Writing,
-        absorbed: Intent | None,
         item: Item,
     ) -> None:
         now = self._promise.clock.now_ns()
         with self._store.transaction():
-            row = self._promise.settle_put(before, target, writing, absorbed, item)
+            row = self._promise.settle_put(before, target, writing, item)
             if row is None:
                 journal.remove(self._store, intent.seq)
             else:
@@ -115,8 +114,7 @@ class Puts:
             writing = Writing(
                 item.attributes or Attributes(), intent.put_id or "", self._promise.device
             )
-            absorbed = journal.delete_at(self._store, target.key)
-            self._done(intent, row, live, live.generation, target, writing, absorbed, item)
+            self._done(intent, row, live, live.generation, target, writing, item)
         finally:
             self._content.unpin(live)
 
