@@ -1,8 +1,10 @@
 """Items out of Graph's JSON, and when two states of an item are the same version.
 
-A file's version is its cTag and its QuickXorHash. The cTag alone decides in a request; but drives
-give another one for the same bytes now and then (a rename on business drives, pictures that were
-looked into), and then hash, size and time of change together say that nothing has happened.
+A file's version is its QuickXorHash, its size and the time of change that programs set, to a second.
+Not its tags: they change by themselves (a rename on business drives, pictures that were looked into),
+and the change feed of business drives tells no cTag. Not the hash alone: two blocks of 160 bytes may
+change places without changing it. Conditions of requests are tags all the same (``condition``), of
+the item as it was looked at just before.
 """
 
 import re
@@ -55,8 +57,10 @@ def mtime_ns(body: Json) -> int | None:
 def version_of(body: Json) -> RemoteVersion:
     if kind_of(body) is Kind.DIR:
         return RemoteVersion(str(body.get("eTag") or ""), 0, _changed_ns(body))
-    tag = f"{condition(body)} {quick_xor(body)}"
-    return RemoteVersion(tag, size_of(body), _changed_ns(body))
+    size, digest, changed_ns = size_of(body), quick_xor(body), mtime_ns(body)
+    # Without a hash only the eTag is left that listings and the feed both tell.
+    tag = f"{digest} {size} {(changed_ns or 0) // _S}" if digest else str(body.get("eTag") or "*")
+    return RemoteVersion(tag, size, _changed_ns(body))
 
 
 def is_same(expect: RemoteVersion, body: Json) -> bool:
@@ -64,16 +68,11 @@ def is_same(expect: RemoteVersion, body: Json) -> bool:
     found = version_of(body)
     if expect.tag == found.tag:
         return True
-    (tag, _, digest), (found_tag, _, found_digest) = (
-        expect.tag.rpartition(" "),
-        found.tag.rpartition(" "),
-    )
-    if tag and tag == found_tag:
-        return True
-    # Who exchanges two blocks may keep the hash, so the time of change has to agree as well.
+    digest = expect.tag.partition(" ")[0] if " " in expect.tag else ""
+    # Personal drives: somebody set the time that programs see, and that is no new version.
     return (
         bool(digest)
-        and (digest, expect.size) == (found_digest, found.size)
+        and (digest, expect.size) == (quick_xor(body), found.size)
         and expect.mtime_ns // _S == found.mtime_ns // _S
     )
 
