@@ -38,7 +38,7 @@ class Adopter(Keeping):
         """
         key = item.location.key
         is_dir = item.kind is Kind.DIR
-        shown = self._shown(item)
+        shown = self.shown(item)
         row = self._tree.lookup(parent, shown.name)
         if row is None or row.is_dir != is_dir or not row.in_cloud or row.remote_key is not None:
             owner = inodes.by_remote_key(self._store, key)
@@ -75,7 +75,7 @@ class Adopter(Keeping):
     def learn(self, parent: InodeId, item: Item) -> None:
         """Add an item whose name is not known here, inside ``changes``; leave all others."""
         key = item.location.key
-        shown = self._shown(item)
+        shown = self.shown(item)
         is_known = self._tree.lookup(parent, shown.name) or inodes.by_remote_key(self._store, key)
         if not is_known:
             self._apply_unknown(parent, shown, None, item)

@@ -96,6 +96,22 @@ class ConflictRow(msgspec.Struct, frozen=True):
     size: int
 
 
+class HeldRow(msgspec.Struct, frozen=True):
+    """What is gone in the store, and stays here until the user agrees."""
+
+    path: str
+    items: int
+    """With all below it."""
+    time: str
+    """Since when; ISO 8601, UTC."""
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """What became of it: of files, and of directories with all below them."""
+
+    count: int
+
+
 class FlushProgress(msgspec.Struct, frozen=True):
     """Where a flush stands; the last one is its result."""
 

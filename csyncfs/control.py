@@ -19,7 +19,15 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import trio
 
-from csyncfs.answers import CacheRow, ConflictRow, Evicted, FlushProgress, Status
+from csyncfs.answers import (
+    CacheRow,
+    ConflictRow,
+    Decided,
+    Evicted,
+    FlushProgress,
+    HeldRow,
+    Status,
+)
 from csyncfs.errors import CsyncError, FsError
 
 log = logging.getLogger(__name__)
@@ -55,6 +63,12 @@ class Steer(Protocol):
 
     async def conflicts(self, path: str | None) -> list[ConflictRow]: ...
 
+    async def held_rows(self) -> list[HeldRow]: ...
+
+    async def decide_held(self, accept: bool) -> Decided:
+        """All that is held goes here as well, or is sent to the store again."""
+        ...
+
 
 class Request(msgspec.Struct):
     id: int
@@ -76,6 +90,10 @@ class FlushParams(msgspec.Struct, forbid_unknown_fields=True):
 
 class PathParams(msgspec.Struct, forbid_unknown_fields=True):
     path: str | None = None
+
+
+class DecideParams(msgspec.Struct, forbid_unknown_fields=True):
+    accept: bool
 
 
 class NoParams(msgspec.Struct, forbid_unknown_fields=True):
@@ -162,6 +180,11 @@ class _Connection:
                 return await steer.cache_evict(_decode(request.params, PathParams).path)
             case "conflicts":
                 return await steer.conflicts(_decode(request.params, PathParams).path)
+            case "held":
+                _decode(request.params, NoParams)
+                return await steer.held_rows()
+            case "decide_held":
+                return await steer.decide_held(_decode(request.params, DecideParams).accept)
             case unknown:
                 raise _Refused("unknown-method", f"this mount does not know '{unknown}'")
 

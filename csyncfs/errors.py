@@ -17,6 +17,7 @@ CsyncError
 |   |   +-- QuotaExceeded
 |   |   +-- Unrepresentable    the provider cannot hold this name, size or kind
 |   +-- Unsupported            the backend does not declare this capability
+|   +-- CursorExpired          the change feed has to be read from its start
 +-- StoreError
 |   +-- StoreDamaged
 |   +-- StoreTooNew          written by a newer csyncfs
@@ -109,6 +110,10 @@ class Unrepresentable(Hold):
 
 class Unsupported(BackendError):
     """The backend does not declare the capability this call needs."""
+
+
+class CursorExpired(BackendError):
+    """The change feed does not go on from there: everything has to be told anew."""
 
 
 class StoreError(CsyncError):

@@ -16,7 +16,7 @@ from csyncfs.links import new_link
 from csyncfs.store import aliases, conflicts, contents, inodes, journal
 from csyncfs.store.inodes import InodeRow
 from csyncfs.store.journal import IntentKind
-from csyncfs.types import InodeId, Item, Kind, RemoteVersion
+from csyncfs.types import ROOT, InodeId, Item, Kind, RemoteVersion
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,8 @@ _GONE_BATCH = 25
 class Keeping(Arrivals):
     """Takes the cloud's side over, or keeps both."""
 
-    def _shown(self, item: Item) -> names.ShownName:
+    def shown(self, item: Item) -> names.ShownName:
+        """What an item is called here, if nothing else has the name."""
         _, segment = names.split_key(item.location.key, item.kind)
         return names.to_name(segment, utf8_only=not self._tree.policy.raw_names)
 
@@ -43,6 +44,36 @@ class Keeping(Arrivals):
             self._entries.append((dentry.parent, dentry.name))
         inodes.link(self._store, parent, name, row.id)
         self._entries.append((parent, name))
+
+    def renamed(self, row: InodeRow, parent: InodeId, item: Item) -> bool:
+        """Somebody else gave the item another name or directory: a clean inode follows it, inside
+        ``changes``. False: it cannot, the name is taken."""
+        shown = self.shown(item)
+        is_free = self._tree.lookup(parent, shown.name) is None
+        if not is_free or row.is_linked or row.remote_key is not None:
+            return False
+        if row.is_dir and self._is_inside(parent, row.id):
+            return False
+        old, above = self._tree.location(row), inodes.names_of(self._store, row.id)[0].parent
+        self._rename_shown(row, parent, shown.name)
+        if not shown.is_exact:
+            inodes.set_remote_key(self._store, row.id, item.location.key)
+        if row.is_dir:
+            inodes.add_nlink(self._store, above, -1)
+            inodes.add_nlink(self._store, parent, 1)
+            inodes.rebase_keys(self._store, old.key, item.location.key)
+            journal.rebase_keys(self._store, old.key, item.location.key)
+            self._tree.forget_dir_keys()
+        log.debug("renamed in the cloud ino=%d key=%r", row.id, item.location.key)
+        return True
+
+    def _is_inside(self, ino: InodeId, top: InodeId) -> bool:
+        while ino not in (top, ROOT):
+            found = inodes.names_of(self._store, ino)
+            if not found:
+                return False
+            ino = found[0].parent
+        return ino == top
 
     def take_over(self, row: InodeRow, item: Item) -> None:
         """A clean inode gets the item's version, inside ``changes``: in place if nobody has
@@ -369,7 +400,7 @@ class Keeping(Arrivals):
     def _take_name(self, parent: InodeId, name: bytes, item: Item) -> InodeId:
         """The cloud's version gets the name that was ours."""
         key = item.location.key
-        shown = self._shown(item)
+        shown = self.shown(item)
         known = self._tree.lookup(parent, shown.name)
         if item.kind is Kind.DIR and known is not None and known.is_dir:
             # Ours was shown beside it already.

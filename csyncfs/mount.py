@@ -24,6 +24,7 @@ from csyncfs.backends.base import Capabilities
 from csyncfs.cache.files import ContentFiles
 from csyncfs.cache.holes import Holes
 from csyncfs.cache.space import Space, disk_free_bytes
+from csyncfs.changes import Follower
 from csyncfs.clock import WallClock
 from csyncfs.config import Fsync, MountConfig
 from csyncfs.content import Content
@@ -123,6 +124,11 @@ class _Facts:
         return self._client.capabilities is not None and self._client.capabilities.move_tree
 
     @property
+    def overwrite_keeps_history(self) -> bool:
+        known = self._client.capabilities
+        return known is not None and known.overwrite_keeps_history
+
+    @property
     def server_copy(self) -> bool:
         return self._client.capabilities is not None and self._client.capabilities.server_copy
 
@@ -217,6 +223,18 @@ class _Mount:
             self._clock,
             refresh_s=config.refresh_s,
             timeout_s=config.timeout_s,
+            delete_guard=config.delete_guard,
+        )
+        self._follower = Follower(
+            store,
+            self._table,
+            self._tree,
+            self._adopter,
+            self._poller,
+            self._client,
+            ordering,
+            self._clock,
+            refresh_s=config.refresh_s,
         )
         promise = Promise(
             store,
@@ -266,6 +284,7 @@ class _Mount:
             self._content,
             self._space,
             self._uploader,
+            self._poller,
             self._client,
             self._clock,
             self._current_warnings,
@@ -298,6 +317,11 @@ class _Mount:
             now.append(f"the disk of {self._config.state_dir} is full: nothing new can be written")
         if (refusal := self._client.refusal) is not None:
             now.append(f"the store cannot be used until somebody mends this: {refusal}")
+        held = self._poller.removals.count
+        if held:
+            now.append(
+                f"{held} items are gone in the store and kept here: see csyncfs-admin held ls"
+            )
         return (*now, *self._warnings, *(capabilities.warnings if capabilities else ()))
 
     async def _first_connect(self) -> bool:
@@ -342,6 +366,9 @@ class _Mount:
                 pause_s = min(pause_s * 2, 15.0)
         await services.start(self._uploader.run)
         services.start_soon(self._ask_space)
+        capabilities = self._client.capabilities
+        if capabilities is not None and capabilities.change_feed:
+            services.start_soon(self._follower.run)
 
     def _connected(self) -> None:
         capabilities = self._client.capabilities
@@ -367,6 +394,7 @@ class _Mount:
         self._policy.raw_names = capabilities.raw_names
         self._policy.real_dirs = capabilities.real_dirs
         self._policy.keeps_attributes = capabilities.keeps_attributes
+        self._policy.keeps_mtime = capabilities.keeps_mtime
         self._policy.max_key_bytes = capabilities.max_key_bytes
         self._policy.max_size_bytes = capabilities.max_size_bytes
         self._fetcher.whole_bytes = capabilities.whole_bytes

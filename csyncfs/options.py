@@ -90,6 +90,12 @@ def _deadline(text: str) -> float:
     return seconds
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 31:
+        raise ValueError("not a number")
+    return int(text)
+
+
 def _workers(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 256:
         raise ValueError("not a number from 1 to 256")
@@ -209,6 +215,14 @@ REFRESH = Option(
     "look for changes made elsewhere in directories in use after this time",
     "30",
 )
+DELETE_GUARD = Option(
+    "delete_guard",
+    _count,
+    "N",
+    "hold it if more than N items are gone in the store at once, until csyncfs-admin held decides;"
+    " 0: never",
+    "1000",
+)
 UPLOAD_DELAY = Option(
     "upload_delay", parse_duration, "TIME", "wait after close before uploading", "1"
 )
@@ -323,7 +337,7 @@ GROUPS: Mapping[str, tuple[Option[object], ...]] = {
         CONNECT_WAIT,
     ),
     "Places and space": (CACHE_DIR, CACHE_SIZE, MIN_FREE, STATE_DIR, RUN_DIR),
-    "Changes": (REFRESH, UPLOAD_DELAY, UPLOADS, FSYNC, DRAIN, DEVICE),
+    "Changes": (REFRESH, DELETE_GUARD, UPLOAD_DELAY, UPLOADS, FSYNC, DRAIN, DEVICE),
     "Access": (
         READ_ONLY,
         ALLOW_OTHER,

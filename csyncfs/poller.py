@@ -2,14 +2,18 @@
 
 Owns which directory is listed when. A directory nobody ever listed is listed before it can
 answer; one in use is listed again behind the answer once its listing is older than
-``refresh``. A failed listing changes nothing: unknown is not gone.
+``refresh``, unless the store tells by itself what has changed (``changes``). A failed listing
+changes nothing: unknown is not gone.
 """
 
 import errno
 import logging
 import random
 from collections import deque
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 
 import trio
 
@@ -19,6 +23,7 @@ from csyncfs.clock import Clock
 from csyncfs.errors import CsyncError, FsError, NotFound, Retry
 from csyncfs.inode import InodeTable
 from csyncfs.ordering import Ordering
+from csyncfs.removals import Removals
 from csyncfs.retry import delay_s
 from csyncfs.store import attempts, inodes, journal
 from csyncfs.store.db import Store
@@ -34,13 +39,16 @@ _NS = 1_000_000_000
 _BATCH = 25
 _LISTERS = 4
 _TELLERS = 4
+# How long what this mount did itself is remembered, for a change feed that tells of it late.
+# OneDrive's was seen to lag by a minute and more.
+ECHO_NS = 300 * _NS
 # Together at most 40 HEADs a second: a listing of a large bucket must not cost 80 times more.
 _TELL_EVERY_S = 0.1
 
 
 @dataclass(eq=False, slots=True)
-class _Listing:
-    """One directory being listed."""
+class Listing:
+    """One directory being listed, or whatever else is asked of the store."""
 
     touched: set[str] = field(default_factory=set[str])
     """Keys this mount changed since it began: what the listing says of them may be old."""
@@ -63,7 +71,9 @@ class Poller:
         *,
         refresh_s: float,
         timeout_s: float,
+        delete_guard: int = 0,
     ) -> None:
+        """``delete_guard``: more removals at once than this are held; 0: none are."""
         self._store = store
         self._table = table
         self._tree = tree
@@ -73,9 +83,13 @@ class Poller:
         self._clock = clock
         self._refresh_ns = int(refresh_s * _NS)
         self._timeout_s = timeout_s
-        self._listings: dict[InodeId, _Listing] = {}
-        self._learning: set[_Listing] = set()
+        self._listings: dict[InodeId, Listing] = {}
+        self._learning: set[Listing] = set()
         self._failed_at: dict[InodeId, float] = {}
+        self.removals = Removals(store, adopter, clock, delete_guard)
+        self.has_feed = False
+        """The store tells what has changed: known directories need no listing."""
+        self._touched_ns: dict[str, int] = {}
         self.is_dark = False
         """Somebody waited for names in vain, and none came since."""
         self._queue: deque[InodeId] = deque()
@@ -100,6 +114,8 @@ class Poller:
 
     def used(self, row: InodeRow) -> None:
         """Somebody looks at this directory: list it again soon if it is due; never waits."""
+        if self.has_feed:
+            return
         if row.listed_ns is not None and self._clock.now_ns() - row.listed_ns >= self._refresh_ns:
             self.look_soon(row.id)
 
@@ -141,25 +157,57 @@ class Poller:
             )
             tries += 1
 
-    def _list_soon(self, directory: InodeId) -> _Listing:
+    def _list_soon(self, directory: InodeId) -> Listing:
         if self._nursery is None:
             raise FsError(errno.EIO, "shutting down")
         listing = self._listings.get(directory)
         if listing is None:
-            listing = self._listings[directory] = _Listing()
+            listing = self._listings[directory] = Listing()
             self._nursery.start_soon(self._list, directory, listing)
         return listing
+
+    async def list_again(self, directory: InodeId) -> None:
+        """List it now, or wait for the listing under way. Raises what kept it from that."""
+        listing = self._list_soon(directory)
+        await listing.done.wait()
+        if listing.error is not None:
+            raise listing.error
 
     def touched(self, key: str) -> None:
         """This mount changed the key just now."""
         for listing in (*self._listings.values(), *self._learning):
             listing.touched.add(key)
+        now = self._clock.now_ns()
+        self._touched_ns.pop(key, None)
+        self._touched_ns[key] = now
+        # In order of time: a few old ones go with each new one.
+        for old in list(islice(self._touched_ns, 2)):
+            if self._touched_ns[old] < now - ECHO_NS:
+                del self._touched_ns[old]
 
-    def _is_changing(self, key: str, listing: _Listing) -> bool:
+    def was_touched(self, key: str, heard_ns: int) -> bool:
+        """Whether this mount changed the key so lately that a feed asked then may not know."""
+        return self._touched_ns.get(key, -ECHO_NS) > heard_ns - ECHO_NS
+
+    def touched_below(self, directory: str) -> list[str]:
+        """Keys in or below a directory that this mount changed lately."""
+        return [key for key in self._touched_ns if key.startswith(directory) and key != directory]
+
+    @contextmanager
+    def watching(self) -> Generator[Listing, None, None]:
+        """Note what this mount changes meanwhile."""
+        listing = Listing()
+        self._learning.add(listing)
+        try:
+            yield listing
+        finally:
+            self._learning.discard(listing)
+
+    def is_changing(self, key: str, listing: Listing | None = None) -> bool:
         """Whether this mount changed the key while it was listed, or is about to: what the
         listing shows may be the echo of a request whose reply is on its way, or lost."""
         return (
-            key in listing.touched
+            (listing is not None and key in listing.touched)
             or self._ordering.is_worked_on(key)
             or attempts.is_open(self._store, key)
         )
@@ -174,11 +222,11 @@ class Poller:
             directory = self._queue.popleft()
             self._queued.discard(directory)
             if directory not in self._listings:
-                listing = _Listing()
+                listing = Listing()
                 self._listings[directory] = listing
                 await self._list(directory, listing)
 
-    async def _list(self, directory: InodeId, listing: _Listing) -> None:
+    async def _list(self, directory: InodeId, listing: Listing) -> None:
         """Never raises: the outcome is in ``listing``."""
         try:
             with trio.move_on_after(max(self._timeout_s * 20, 600)) as patience:
@@ -197,11 +245,11 @@ class Poller:
             del self._listings[directory]
             listing.done.set()
 
-    async def _list_now(self, directory: InodeId, listing: _Listing) -> None:
+    async def _list_now(self, directory: InodeId, listing: Listing) -> None:
         row = inodes.get(self._store, directory)
         if row is None or row.nlink == 0:
             return
-        if self._is_on_its_way(directory):
+        if self.is_on_its_way(directory):
             if row.listed_ns is None:
                 await self.learn_names(directory)
                 self._listed(directory)
@@ -217,8 +265,10 @@ class Poller:
                     raise
                 await self._gone(directory)
                 return
-            if self._is_on_its_way(directory):
+            if self.is_on_its_way(directory):
                 return
+            if self._tree.dir_key(directory) != location.key:
+                raise Retry("somebody else renamed the directory while it was listed")
             await self._apply_page(directory, page, listing, seen)
             token = page.token
             if token is None:
@@ -236,9 +286,7 @@ class Poller:
     async def learn_names(self, directory: InodeId) -> None:
         """Know every item that is in the directory now, also one that is on its way to another
         place. Adds names and nothing else. Raises what kept it from that."""
-        listing = _Listing()
-        self._learning.add(listing)
-        try:
+        with self.watching() as listing:
             token: str | None = None
             while True:
                 row = inodes.get(self._store, directory)
@@ -254,10 +302,8 @@ class Poller:
                 token = page.token
                 if token is None:
                     return
-        finally:
-            self._learning.discard(listing)
 
-    async def _learn_page(self, directory: InodeId, page: Page, listing: _Listing) -> None:
+    async def _learn_page(self, directory: InodeId, page: Page, listing: Listing) -> None:
         for start in range(0, len(page.items), _BATCH):
             row = inodes.get(self._store, directory)
             if row is None or row.nlink == 0:
@@ -266,12 +312,13 @@ class Poller:
             with self._adopter.changes():
                 for item in page.items[start : start + _BATCH]:
                     key = item.location.key
-                    if key.startswith(prefix) and not self._is_changing(key, listing):
+                    if key.startswith(prefix) and not self.is_changing(key, listing):
                         self._adopter.learn(directory, item)
             await trio.lowlevel.checkpoint()
 
-    def _is_on_its_way(self, directory: InodeId) -> bool:
-        """Made, moved or removed here and not yet there: what the cloud says means nothing."""
+    def is_on_its_way(self, directory: InodeId) -> bool:
+        """Made, moved or removed here and not yet there, or a directory above is: what the cloud
+        says means nothing."""
         ino = directory
         while ino != ROOT:
             if self._ordering.has_pending_place(ino):
@@ -283,7 +330,7 @@ class Poller:
         return False
 
     async def _apply_page(
-        self, directory: InodeId, page: Page, listing: _Listing, seen: set[bytes]
+        self, directory: InodeId, page: Page, listing: Listing, seen: set[bytes]
     ) -> None:
         # Directories first: a file of the same name then makes way at once.
         items = sorted(page.items, key=lambda item: item.kind is not Kind.DIR)
@@ -295,16 +342,23 @@ class Poller:
             with self._adopter.changes(tell=tell):
                 for item in items[start : start + _BATCH]:
                     seen.add(item.location.key.encode("utf-8", "surrogateescape"))
-                    if self._is_changing(item.location.key, listing):
+                    if self.is_changing(item.location.key, listing):
                         continue
                     row = self._adopter.apply(directory, item)
                     if row is not None:
                         both.append((row.id, item))
+                    self._shown_again(directory, item)
             for ino, item in both:
-                await self._resolve(ino, item)
+                await self.resolve(ino, item)
             await trio.lowlevel.checkpoint()
 
-    async def _resolve(self, ino: InodeId, item: Item) -> None:
+    def _shown_again(self, directory: InodeId, item: Item) -> None:
+        if self.removals.count:
+            row = self._tree.lookup(directory, self._adopter.shown(item).name)
+            if row is not None:
+                self.removals.shown(row.id)
+
+    async def resolve(self, ino: InodeId, item: Item) -> None:
         if ino in self._table.running:
             return
         self._table.running.add(ino)
@@ -313,30 +367,41 @@ class Poller:
         finally:
             self._table.running.discard(ino)
 
-    async def _remove_missing(
-        self, directory: InodeId, listing: _Listing, seen: set[bytes]
-    ) -> None:
+    async def _remove_missing(self, directory: InodeId, listing: Listing, seen: set[bytes]) -> None:
         """What the complete listing does not show and was in the cloud is gone."""
+        self.removals.admit(await self._missing(directory, listing, seen))
         position = 0
         while entries := inodes.read_dir(self._store, directory, position, _BATCH):
             for position, name, row in entries:  # noqa: B007
-                if (
-                    row.in_cloud
-                    and not self._is_shown(row, listing, seen)
-                    and self._belongs(directory, row)
-                ):
-                    await self._remove(directory, name, row)
+                if self._is_gone(row, listing, seen) and not self.removals.is_held(row.id):
+                    await self.remove(directory, name, row)
                     if row.is_dir:
                         # That took its time, in which anything may have happened: read again.
                         break
             await trio.lowlevel.checkpoint()
 
-    def _is_shown(self, row: InodeRow, listing: _Listing, seen: set[bytes]) -> bool:
+    async def _missing(
+        self, directory: InodeId, listing: Listing, seen: set[bytes]
+    ) -> list[InodeId]:
+        found: list[InodeId] = []
+        position = 0
+        while entries := inodes.read_dir(self._store, directory, position, _BATCH):
+            position = entries[-1][0]
+            rows = [row for _, _, row in entries]
+            found += [row.id for row in rows if self._is_gone(row, listing, seen)]
+            await trio.lowlevel.checkpoint()
+        return found
+
+    def _is_gone(self, row: InodeRow, listing: Listing, seen: set[bytes]) -> bool:
+        is_known = bool(row.in_cloud) and self._belongs(row)
+        return is_known and not self._is_shown(row, listing, seen)
+
+    def _is_shown(self, row: InodeRow, listing: Listing, seen: set[bytes]) -> bool:
         """Whether the listing has it, or cannot know because this mount changed it meanwhile."""
         key = self._tree.location(row).key
-        return key.encode("utf-8", "surrogateescape") in seen or self._is_changing(key, listing)
+        return key.encode("utf-8", "surrogateescape") in seen or self.is_changing(key, listing)
 
-    def _belongs(self, directory: InodeId, row: InodeRow) -> bool:
+    def _belongs(self, row: InodeRow) -> bool:
         """Whether this listing would have to show the inode's item."""
         if row.id in self._table.running:
             return False
@@ -344,7 +409,8 @@ class Poller:
             return True
         return not self._ordering.has_pending_place(row.id)
 
-    async def _remove(self, directory: InodeId, name: bytes, row: InodeRow) -> None:
+    async def remove(self, directory: InodeId, name: bytes, row: InodeRow) -> None:
+        """The item is no longer there; what was changed here stays."""
         if row.is_dir:
             if not self._ordering.has_pending_place(row.id):
                 await self._adopter.remove_gone_dir(row.id)
@@ -356,8 +422,22 @@ class Poller:
     async def _gone(self, directory: InodeId) -> None:
         found = inodes.names_of(self._store, directory)
         row = inodes.get(self._store, directory)
-        if found and row is not None:
-            await self._remove(found[0].parent, found[0].name, row)
+        if found and row is not None and self.removals.admit([directory]):
+            await self.remove(found[0].parent, found[0].name, row)
+
+    async def decide_held(self, *, accept: bool) -> int:
+        """What is held goes, or is sent to the cloud again. Returns how many of them there were,
+        directories counting once."""
+        decided = 0
+        while (row := self.removals.pop()) is not None:
+            decided += 1
+            found = inodes.names_of(self._store, row.id)
+            if not accept:
+                await self.removals.keep(row)
+            elif found:
+                await self.remove(found[0].parent, found[0].name, row)
+        log.info("held removals decided=%d accepted=%s", decided, accept)
+        return decided
 
     # -- attributes behind the listing ---------------------------------------------------
 

@@ -13,8 +13,10 @@ from csyncfs.answers import (
     CacheRow,
     CacheStatus,
     ConflictRow,
+    Decided,
     Evicted,
     FlushProgress,
+    HeldRow,
     Status,
     TransferStatus,
     is_below,
@@ -27,6 +29,7 @@ from csyncfs.content import Content
 from csyncfs.control import Progress
 from csyncfs.errors import FsError
 from csyncfs.inode import InodeTable
+from csyncfs.poller import Poller
 from csyncfs.store import aliases, conflicts, contents, inodes, journal, overview
 from csyncfs.store.db import Store
 from csyncfs.store.offline import open_read_only
@@ -51,6 +54,7 @@ class Steering:
         content: Content,
         space: Space,
         uploader: Uploader,
+        poller: Poller,
         client: TransferClient,
         clock: Clock,
         warnings: Callable[[], tuple[str, ...]],
@@ -61,6 +65,7 @@ class Steering:
         self._content = content
         self._space = space
         self._uploader = uploader
+        self._poller = poller
         self._client = client
         self._clock = clock
         self._warnings = warnings
@@ -163,6 +168,12 @@ class Steering:
     async def conflicts(self, path: str | None) -> list[ConflictRow]:
         self._must_exist(path)
         return await self._scan(overview.conflict_rows, path)
+
+    async def held_rows(self) -> list[HeldRow]:
+        return await self._scan(lambda store, _: overview.held_rows(store), None)
+
+    async def decide_held(self, accept: bool) -> Decided:
+        return Decided(await self._poller.decide_held(accept=accept))
 
     def _must_exist(self, path: str | None) -> None:
         """Raises ENOENT for a path the mount does not know."""

@@ -113,6 +113,32 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """The latest state of one item, as a change feed tells it: items are known by their ids."""
+
+    item_id: str
+    parent_id: str | None
+    """The directory it is in; "": the mount's top. None: the item is gone, or not to be shown."""
+    segment: str = ""
+    """The last part of its key, without a slash."""
+    kind: Kind = Kind.FILE
+    version: RemoteVersion | None = None
+    attributes: Attributes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePage:
+    """What a change feed tells at once."""
+
+    changes: tuple[Change, ...]
+    """Of several about one item the last one counts. In any order."""
+    cursor: str
+    """Opaque: where to go on."""
+    is_last: bool
+    """Nothing else is to be told now."""
+
+
+@dataclass(frozen=True, slots=True)
 class Space:
     """Quota of the store in bytes."""
 

@@ -19,7 +19,7 @@ from csyncfs.admin import show
 from csyncfs.admin.client import MountDown
 from csyncfs.admin.login import login
 from csyncfs.admin.target import NoSuchMount, Target, find_target
-from csyncfs.answers import FlushProgress, Status
+from csyncfs.answers import Decided, FlushProgress, Status
 from csyncfs.errors import ConfigError, CsyncError
 from csyncfs.logs import redact
 from csyncfs.store import conflicts, inodes, journal, overview
@@ -167,6 +167,60 @@ def conflicts_ls(common: _Common, path: str | None) -> None:
         show.conflict_rows(rows)
     else:
         print("no conflicts")
+
+
+@cli.group("held")
+@_common
+def held_group() -> None:
+    """What is gone in the store: too much at once to be removed here without being told."""
+
+
+@held_group.command("ls")
+@click.argument("path", required=False)
+@_common
+@click.pass_obj
+def held_ls(common: _Common, path: str | None) -> None:
+    """List what is gone in the store and kept here."""
+    target = find_target(path, common.state_dir)
+    if target.client is not None:
+        rows = target.client.held()
+    else:
+        _say_unmounted(target)
+        with open_read_only(Path(target.entry.state_dir)) as store:
+            rows = overview.held_rows(store)
+    if common.json:
+        show.as_json(rows)
+    elif rows:
+        show.held_rows(rows)
+    else:
+        print("nothing is held")
+
+
+@held_group.command("accept")
+@click.argument("path", required=False)
+@_common
+@click.pass_obj
+def held_accept(common: _Common, path: str | None) -> None:
+    """Remove here, too, what is gone in the store; all of it."""
+    _decide(common, path, accept=True)
+
+
+@held_group.command("reject")
+@click.argument("path", required=False)
+@_common
+@click.pass_obj
+def held_reject(common: _Common, path: str | None) -> None:
+    """Send it to the store again, as far as its content is on this machine; the rest goes."""
+    _decide(common, path, accept=False)
+
+
+def _decide(common: _Common, path: str | None, *, accept: bool) -> None:
+    target = find_target(path, common.state_dir)
+    if target.client is None:
+        raise MountDown("not mounted; mount it first")
+    answer: Decided = target.client.decide_held(accept=accept)
+    done = "removed" if accept else "sent again"
+    show.as_json(answer) if common.json else print(f"{done}: {answer.count}")
 
 
 def _stored_status(target: Target) -> Status:

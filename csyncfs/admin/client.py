@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from csyncfs.answers import CacheRow, ConflictRow, Evicted, FlushProgress, Status
+from csyncfs.answers import CacheRow, ConflictRow, Decided, Evicted, FlushProgress, HeldRow, Status
 from csyncfs.control import Failure, short_address
 from csyncfs.errors import CsyncError
 
@@ -94,6 +94,12 @@ class Client:
 
     def conflicts(self, path: str | None) -> list[ConflictRow]:
         return self._ask("conflicts", {"path": path}, list[ConflictRow])
+
+    def held(self) -> list[HeldRow]:
+        return self._ask("held", {}, list[HeldRow])
+
+    def decide_held(self, *, accept: bool) -> Decided:
+        return self._ask("decide_held", {"accept": accept}, Decided)
 
     def _ask(
         self,

@@ -9,7 +9,15 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from csyncfs.answers import CacheRow, ConflictRow, Evicted, FlushProgress, QueueStatus, Status
+from csyncfs.answers import (
+    CacheRow,
+    ConflictRow,
+    Evicted,
+    FlushProgress,
+    HeldRow,
+    QueueStatus,
+    Status,
+)
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _STATE_STYLES = {"full": "green", "partial": "yellow", "none": "dim", "dirty": "bold magenta"}
@@ -169,3 +177,12 @@ def flushed(answer: FlushProgress, *, waited: bool) -> None:
     if answer.held:
         line += f"; {answer.held} held, they need you: see csyncfs-admin status"
     emit(line)
+
+
+def held_rows(rows: list[HeldRow]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for title in ("PATH", "ITEMS", "SINCE"):
+        table.add_column(title)
+    for row in rows:
+        table.add_row(printable(row.path), f"{row.items:,}", row.time)
+    emit(table)

@@ -7,9 +7,20 @@ process. Errors are those of ``csyncfs.errors``; no provider exception leaves a 
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from csyncfs.types import Attributes, Expect, Item, Kind, Location, Page, RemoteVersion, Space, Span
+from csyncfs.types import (
+    Attributes,
+    ChangePage,
+    Expect,
+    Item,
+    Kind,
+    Location,
+    Page,
+    RemoteVersion,
+    Space,
+    Span,
+)
 
 Confirm = Callable[[], Awaitable[bool]]
 """Asked once the content to commit is fixed, right before the point of no return."""
@@ -51,6 +62,12 @@ class Capabilities:
     """Content up to this size is always fetched whole, and checked: best asked for so."""
     raw_names: bool = False
     """Keys may carry bytes that are no UTF-8, as os.fsdecode gives them."""
+    keeps_mtime: bool = False
+    """Without ``keeps_attributes``: of files, it stores this one."""
+    overwrite_keeps_history: bool = False
+    """A put over an item makes a version of it, a move over it ends it with its id and history."""
+    change_feed: bool = False
+    """It is a ``ChangeFeed`` too; items have ids."""
     warnings: tuple[str, ...] = ()
     """One line each: a promise this store cannot keep, for the log and ``status``."""
 
@@ -201,4 +218,19 @@ class Backend(Protocol):
 
     async def aclose(self) -> None:
         """Give up connections. Running calls may fail with Offline."""
+        ...
+
+
+@runtime_checkable
+class ChangeFeed(Protocol):
+    """What a Backend has besides, whose store tells by itself what has changed."""
+
+    async def changes(self, cursor: str | None) -> ChangePage:
+        """What has changed in the whole mount behind a cursor; None: everything there is.
+
+        The latest state of each item, some of it told before. A change may be told late, so
+        that a listing knows more. The items of a directory that came into the mount from
+        outside need not be told. With nothing new it costs one request. Raises CursorExpired,
+        and Unsupported where this very drive or folder has no feed.
+        """
         ...

@@ -19,9 +19,27 @@ from typing import Final, TypeVar, cast
 
 import trio
 
-from csyncfs.backends.base import Backend, Capabilities, Landed, SaveResume, Source, Writing
-from csyncfs.errors import Ambiguous, BackendError, ConfigError, Offline, Retry, Throttled
-from csyncfs.types import Expect, Item, Kind, Location, Page, RemoteVersion, Space, Span
+from csyncfs.backends.base import (
+    Backend,
+    Capabilities,
+    ChangeFeed,
+    Landed,
+    SaveResume,
+    Source,
+    Writing,
+)
+from csyncfs.errors import Ambiguous, BackendError, ConfigError, Offline, Retry, Throttled, Unsupported
+from csyncfs.types import (
+    ChangePage,
+    Expect,
+    Item,
+    Kind,
+    Location,
+    Page,
+    RemoteVersion,
+    Space,
+    Span,
+)
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +67,8 @@ class Limits:
     control: int = 8
     call_s: float = 30.0
     """A call that moves no bytes; past it the store counts as not answering."""
+    feed_s: float = 120.0
+    """A page of the change feed: of a large drive it is seen to take a minute."""
     copy_s: float = 900.0
     """A server-side copy: no progress is seen, and terabytes take minutes."""
     stall_s: float = 60.0
@@ -292,6 +312,14 @@ class GuardedBackend:
 
     async def list_page(self, directory: Location, token: str | None) -> Page:
         return await self._look("list_page", lambda: self.inner.list_page(directory, token))
+
+    async def changes(self, cursor: str | None) -> ChangePage:
+        feed = self.inner
+        if not isinstance(feed, ChangeFeed):
+            raise Unsupported("this store has no change feed")
+        # Not in the lane of those who wait: nobody waits for it.
+        limit_s = self._limits.feed_s
+        return await self._call("changes", Lane.CONTROL, limit_s, lambda _: feed.changes(cursor))
 
     async def head(self, location: Location, kind: Kind) -> Item:
         return await self._look("head", lambda: self.inner.head(location, kind))

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from csyncfs.backends.base import Capabilities, Landed, SaveResume, Source, Writing
+from csyncfs.backends.memory_feed import Feed
 from csyncfs.errors import (
     NoSuchStore,
     NotFound,
@@ -34,6 +35,7 @@ from csyncfs.types import (
     ABSENT,
     RESERVED_DIR,
     Attributes,
+    ChangePage,
     Expect,
     Item,
     Kind,
@@ -77,7 +79,8 @@ class MemoryStore:
 
     ``content_tags``: equal bytes get equal version tags, as with S3's ETag; without, every
     write makes a new tag. ``conditional_writes`` False: conditions are only looked at before
-    the write. ``lists_attributes``: listings tell attributes and put ids too.
+    the write. ``lists_attributes``: listings tell attributes and put ids too. ``has_feed``, with
+    ``real_dirs``: items have ids, and changes are told.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class MemoryStore:
         content_tags: bool = False,
         conditional_writes: bool = True,
         lists_attributes: bool = False,
+        has_feed: bool = False,
         part_bytes: int = 8 << 20,
         page_items: int = 1000,
         total_bytes: int | None = None,
@@ -99,6 +103,7 @@ class MemoryStore:
         self.page_items = page_items
         self.total_bytes = total_bytes
         self.exists = True
+        self.feed = Feed() if has_feed else None
         self._stored: dict[str, _Stored] = {}
         self._uploads: dict[str, _Upload] = {}
         self._ticks = itertools.count(1)
@@ -118,13 +123,15 @@ class MemoryStore:
         if self.real_dirs:
             for parent in _parents(key):
                 if parent not in self._stored:
-                    self._stored[parent] = self._made(b"", _FOREIGN, None, None)
-        self._stored[key] = self._made(content, attributes, put_id, device)
+                    self._keep(parent, self._made(b"", _FOREIGN, None, None))
+        self._keep(key, self._made(content, attributes, put_id, device))
         return self._stored[key].version
 
     def remove(self, key: str) -> None:
         """Delete an item if it is there; with a directory's key, the marker only."""
         self._stored.pop(key, None)
+        if self.feed is not None:
+            self.feed.gone(key)
 
     def rename(self, source: str, target: str) -> None:
         """Move an item, or with directory keys everything below, over what is there."""
@@ -133,6 +140,16 @@ class MemoryStore:
             del self._stored[key]
         for key, stored in moved.items():
             self._stored[target + key[len(source) :]] = stored
+            if self.feed is not None:
+                self.feed.renamed(source, target, key)
+
+    def _keep(self, key: str, stored: _Stored) -> None:
+        self._stored[key] = stored
+        if self.feed is not None:
+            self.feed.made(key)
+
+    def _location(self, key: str) -> Location:
+        return Location(key, None if self.feed is None else self.feed.id_of(key))
 
     def read(self, key: str) -> bytes:
         """The content as the server has it; KeyError if there is no such item."""
@@ -177,7 +194,7 @@ class MemoryStore:
         if listed and not self.lists_attributes:
             # A listing of S3 tells no more of a directory than that there is one.
             is_told = self.real_dirs or kind is Kind.FILE
-            return Item(Location(key), kind, stored.version if is_told else None)
+            return Item(self._location(key), kind, stored.version if is_told else None)
         return self._item_of(key, stored)
 
     def _item_of(self, key: str, stored: _Stored) -> Item:
@@ -185,7 +202,8 @@ class MemoryStore:
         # With real directories a rename keeps what is bound to the file.
         is_bound = stored.bound != "" if self.real_dirs else stored.bound == key
         attributes = stored.attributes if is_bound else replace(stored.attributes, link=None)
-        return Item(Location(key), kind, stored.version, attributes, stored.put_id, stored.device)
+        place = self._location(key)
+        return Item(place, kind, stored.version, attributes, stored.put_id, stored.device)
 
     def has_children(self, key: str) -> bool:
         return any(_is_below(k, key) for k in self._stored)
@@ -247,7 +265,7 @@ class MemoryStore:
     def put(self, key: str, content: bytes, writing: Writing) -> Item:
         self.admit(key, len(content))
         made = self._made(content, writing.attributes, writing.put_id, writing.device)
-        self._stored[key] = replace(made, bound=key)
+        self._keep(key, replace(made, bound=key))
         return self._item_of(key, self._stored[key])
 
     def restamp(self, key: str, writing: Writing) -> Item:
@@ -312,6 +330,7 @@ class MemoryBackend:
             keeps_attributes=True,
             max_key_bytes=0 if store.real_dirs else 1024,
             raw_names=store.real_dirs,
+            change_feed=store.feed is not None,
             warnings=() if store.conditional_writes else (warning,),
         )
 
@@ -325,6 +344,13 @@ class MemoryBackend:
         items = (store.item(child, listed=True) for child in shown)
         last = shown[-1] if len(rest) > len(shown) else None
         return Page(tuple(item for item in items if item is not None), last)
+
+    async def changes(self, cursor: str | None) -> ChangePage:
+        await self._step("changes", "")
+        store = self.store
+        if store.feed is None:
+            raise Unsupported("this store has no change feed")
+        return store.feed.page(cursor, store.page_items, lambda key: store.item(key, listed=True))
 
     async def head(self, location: Location, kind: Kind) -> Item:
         await self._step("head", location.key)

@@ -23,7 +23,7 @@ from csyncfs.store.reserve import Reserve
 log = logging.getLogger(__name__)
 
 APPLICATION_ID: Final = 0x6373796E  # "csyn"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 FILE_NAME: Final = "store.db"
 
 Row = tuple[Any, ...]

@@ -8,12 +8,12 @@ from csyncfs.types import ROOT, InodeId, Item, RemoteVersion
 
 LAST_POSITION: Final = (1 << 63) - 1
 """Of an entry in its directory: behind all others."""
-_COLUMNS = (
+COLUMNS: Final = (
     "id, mode, nlink, uid, gid, rdev, size, mtime_ns, ctime_ns, atime_ns, target, told, in_cloud, "
     "base_tag, base_size, base_mtime_ns, base_md5, item_id, remote_key, dirty, generation, "
     "listed_ns, alias_of, link"
 )
-_PREFIXED = ", ".join(f"i.{column}" for column in _COLUMNS.split(", "))
+_PREFIXED = ", ".join(f"i.{column}" for column in COLUMNS.split(", "))
 
 
 class InodeRow(NamedTuple):
@@ -76,7 +76,7 @@ class Dentry(NamedTuple):
 
 
 def get(store: Store, ino: InodeId) -> InodeRow | None:
-    row = store.one(f"SELECT {_COLUMNS} FROM inode WHERE id = ?", (ino,))
+    row = store.one(f"SELECT {COLUMNS} FROM inode WHERE id = ?", (ino,))
     return InodeRow._make(row) if row else None
 
 
@@ -141,12 +141,21 @@ def by_remote_key(store: Store, key: str) -> InodeRow | None:
     """The inode that explicitly owns this key (derived keys are found by name); an unlinked one
     only until its item is deleted or replaced."""
     row = store.one(
-        f"SELECT {_COLUMNS} FROM inode WHERE remote_key = ? AND in_cloud = 1 AND (nlink > 0 OR "
+        f"SELECT {COLUMNS} FROM inode WHERE remote_key = ? AND in_cloud = 1 AND (nlink > 0 OR "
         "EXISTS (SELECT 1 FROM intent t WHERE t.inode = inode.id AND t.kind = 'delete')) "
         "ORDER BY nlink = 0 LIMIT 1",
         (key_to_db(key),),
     )
     return InodeRow._make(row) if row else None
+
+
+def by_item_id(store: Store, item_id: str) -> list[InodeRow]:
+    """The inodes with a name that stand on this item: one, or for a moment several."""
+    rows = store.all(
+        f"SELECT {COLUMNS} FROM inode WHERE item_id = ? AND in_cloud = 1 AND nlink > 0 ORDER BY id",
+        (item_id,),
+    )
+    return [InodeRow._make(row) for row in rows]
 
 
 def owner_below(store: Store, prefix: str) -> InodeId | None:
@@ -258,6 +267,10 @@ def set_item(store: Store, ino: InodeId, item: Item, remote_key: str | None) -> 
         item_id=item.location.item_id,
         remote_key=remote_key,
     )
+
+
+def set_item_id(store: Store, ino: InodeId, item_id: str | None) -> None:
+    store.run("UPDATE inode SET item_id = ? WHERE id = ?", (item_id, ino))
 
 
 def set_no_item(store: Store, ino: InodeId, base: RemoteVersion | None = None) -> None:

@@ -10,12 +10,13 @@ from csyncfs.answers import (
     CacheRow,
     CacheStatus,
     ConflictRow,
+    HeldRow,
     QueueStatus,
     cache_state,
     is_below,
     shown,
 )
-from csyncfs.store import conflicts, contents, inodes, journal
+from csyncfs.store import conflicts, contents, held, inodes, journal
 from csyncfs.store.db import Store
 from csyncfs.types import InodeId
 
@@ -68,6 +69,19 @@ def conflict_rows(store: Store, path: str | None) -> list[ConflictRow]:
             )
         )
     return rows
+
+
+def held_rows(store: Store) -> list[HeldRow]:
+    """What is gone in the cloud and stays here until the user agrees."""
+    rows: list[HeldRow] = []
+    after = InodeId(0)
+    while found := held.some(store, after, 100):
+        after = found[-1].inode
+        for one in found:
+            name = inodes.path_of(store, one.inode)
+            if name is not None:
+                rows.append(HeldRow(path=shown(name), items=one.items, time=_iso(one.since_ns)))
+    return sorted(rows, key=lambda row: row.path)
 
 
 def _size(store: Store, ino: InodeId, then: int) -> int:

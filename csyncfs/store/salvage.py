@@ -52,6 +52,7 @@ def rebuild(state_dir: Path) -> dict[str, int]:
             saved = {table: _copy_table(old, new, table) for table in (*_BY_ID, *_BY_KEY)}
             _copy_sequences(old, new)
         new.execute("UPDATE inode SET listed_ns = NULL")
+        new.execute("DELETE FROM setting WHERE name = 'feed'")
         new.execute("INSERT OR REPLACE INTO setting VALUES ('clean_stop', '0')")
     except sqlite3.Error as exc:
         raise translate(exc, target) from exc

@@ -29,6 +29,7 @@ from csyncfs.transfer.link import COMMAND, Link
 from csyncfs.transfer.messages import (
     PROTOCOL,
     Abandon,
+    AskChanges,
     AskSpace,
     AskStats,
     Connect,
@@ -37,6 +38,7 @@ from csyncfs.transfer.messages import (
     Delete,
     Done,
     Fetch,
+    GotChanges,
     GotItem,
     GotPage,
     GotSpace,
@@ -52,7 +54,18 @@ from csyncfs.transfer.messages import (
     SetAttributes,
     Start,
 )
-from csyncfs.types import Attributes, Expect, Item, Kind, Location, Page, RemoteVersion, Space, Span
+from csyncfs.types import (
+    Attributes,
+    ChangePage,
+    Expect,
+    Item,
+    Kind,
+    Location,
+    Page,
+    RemoteVersion,
+    Space,
+    Span,
+)
 
 log = logging.getLogger(__name__)
 
@@ -316,6 +329,9 @@ class TransferClient:
 
     async def list_page(self, directory: Location, token: str | None) -> Page:
         return (await self._call(GotPage, ListPage(self._next_id(), directory, token))).page
+
+    async def changes(self, cursor: str | None) -> ChangePage:
+        return (await self._call(GotChanges, AskChanges(self._next_id(), cursor))).page
 
     async def head(self, location: Location, kind: Kind) -> Item:
         return await self._item(Head(self._next_id(), location, kind))

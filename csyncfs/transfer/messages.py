@@ -24,9 +24,20 @@ from msgspec.msgpack import Decoder, Encoder, Ext
 
 from csyncfs.backends.base import Capabilities
 from csyncfs.transfer.faults import Fault, ProtocolError
-from csyncfs.types import Attributes, Expect, Item, Kind, Location, Page, RemoteVersion, Space, Span
+from csyncfs.types import (
+    Attributes,
+    ChangePage,
+    Expect,
+    Item,
+    Kind,
+    Location,
+    Page,
+    RemoteVersion,
+    Space,
+    Span,
+)
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """Goes up with every change of a message: a mount can outlive an upgrade on disk."""
 
 Options = Mapping[str, str | int | float | bool]
@@ -149,6 +160,10 @@ class Ping(Request, tag=16):
     """Answered with Done by the loop itself: is it alive?"""
 
 
+class AskChanges(Request, tag=17):
+    cursor: str | None
+
+
 class Cancel(Message, tag=14):
     """Stop this request. Unknown ids are fine: its reply is on the way."""
 
@@ -176,6 +191,7 @@ ToServer = (
     | AskSpace
     | AskStats
     | Ping
+    | AskChanges
     | Cancel
     | ConfirmAnswer
 )
@@ -222,6 +238,10 @@ class Cancelled(Reply, tag=39):
     """Acknowledges a Cancel: nothing is written to the descriptor any more."""
 
 
+class GotChanges(Reply, tag=43):
+    page: ChangePage
+
+
 class Landed(Message, tag=40):
     """These bytes are in the file; merged by the sender, always before the Reply."""
 
@@ -252,6 +272,7 @@ ToClient = (
     | GotStats
     | Failed
     | Cancelled
+    | GotChanges
     | Landed
     | ResumeState
     | AskConfirm

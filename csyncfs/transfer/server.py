@@ -15,13 +15,14 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from csyncfs.backends.base import Backend, Source, Writing
-from csyncfs.errors import Ambiguous, ConfigError, CsyncError, Retry
+from csyncfs.backends.base import Backend, ChangeFeed, Source, Writing
+from csyncfs.errors import Ambiguous, ConfigError, CsyncError, Retry, Unsupported
 from csyncfs.transfer.channel import Channel
 from csyncfs.transfer.faults import ProtocolError, describe, to_fault
 from csyncfs.transfer.messages import (
     PROTOCOL,
     Abandon,
+    AskChanges,
     AskConfirm,
     AskSpace,
     AskStats,
@@ -35,6 +36,7 @@ from csyncfs.transfer.messages import (
     Done,
     Failed,
     Fetch,
+    GotChanges,
     GotItem,
     GotPage,
     GotSpace,
@@ -234,6 +236,10 @@ class Host:
             case Connect():
                 capabilities = await backend.connect()
                 return Connected(request.id, capabilities, hosted.memo())
+            case AskChanges():
+                if not isinstance(backend, ChangeFeed):
+                    raise Unsupported("this store has no change feed")
+                return GotChanges(request.id, await backend.changes(request.cursor))
             case AskSpace():
                 return GotSpace(request.id, await backend.space())
             case AskStats():

@@ -212,6 +212,20 @@ def test_lists(admin: Admin, fake: FakeSteer, home: Path) -> None:
     assert json.loads(out) == {"files": 2, "freed_bytes": 4096, "kept": 1}
 
 
+def test_what_is_held_is_listed_and_decided(admin: Admin, fake: FakeSteer) -> None:
+    code, out, _ = admin("held", "ls")
+    assert code == 0
+    assert "photos  12,345  2026-11-21T10:15:00Z" in out
+    assert admin("held", "accept")[:2] == (0, "removed: 1\n")
+    assert json.loads(admin("held", "reject", "--json")[1]) == {"count": 1}
+    assert fake.asked[-2:] == [("decide_held", True), ("decide_held", False)]
+
+
+def test_held_of_a_mount_that_is_down(admin: Admin, unmounted: Registration) -> None:
+    assert admin("held", "ls")[:2] == (0, "nothing is held\n")
+    assert admin("held", "accept")[0] == cli.NO_ANSWER
+
+
 def test_a_path_the_mount_does_not_know(admin: Admin, fake: FakeSteer, home: Path) -> None:
     code, out, err = admin("cache", "ls", home / "mnt" / "absent")
     assert (code, out) == (cli.NO_ANSWER, "")

@@ -9,8 +9,10 @@ from csyncfs.answers import (
     CacheRow,
     CacheStatus,
     ConflictRow,
+    Decided,
     Evicted,
     FlushProgress,
+    HeldRow,
     QueueStatus,
     Status,
 )
@@ -89,3 +91,11 @@ class FakeSteer:
             raise Offline("no route")
         name = "a.txt.desk-20261121T101500Z.conflict"
         return [ConflictRow(name, "a.txt", "desk", "2026-11-21T10:15:00Z", 7)]
+
+    async def held_rows(self) -> list[HeldRow]:
+        self.asked.append(("held",))
+        return [HeldRow("photos", 12345, "2026-11-21T10:15:00Z")]
+
+    async def decide_held(self, accept: bool) -> Decided:
+        self.asked.append(("decide_held", accept))
+        return Decided(1)

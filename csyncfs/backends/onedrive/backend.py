@@ -8,7 +8,15 @@ extended attributes stay on the machine that set them.
 from typing import Final
 
 from csyncfs.backends.base import Capabilities, Landed, SaveResume, Source, Writing
-from csyncfs.backends.onedrive import changing, connecting, fetching, looking, sessions, uploading
+from csyncfs.backends.onedrive import (
+    changing,
+    connecting,
+    delta,
+    fetching,
+    looking,
+    sessions,
+    uploading,
+)
 from csyncfs.backends.onedrive.account import Account
 from csyncfs.backends.onedrive.client import Ask
 from csyncfs.backends.onedrive.credential import ThreadCredential
@@ -17,7 +25,17 @@ from csyncfs.backends.onedrive.spelling import MAX_PATH_CHARS
 from csyncfs.backends.onedrive.translation import Json
 from csyncfs.backends.onedrive.wire import Wire
 from csyncfs.errors import Offline, Unsupported
-from csyncfs.types import Expect, Item, Kind, Location, Page, RemoteVersion, Space, Span
+from csyncfs.types import (
+    ChangePage,
+    Expect,
+    Item,
+    Kind,
+    Location,
+    Page,
+    RemoteVersion,
+    Space,
+    Span,
+)
 
 _KINDS: Final = {"personal": "personal", "business": "business", "documentLibrary": "SharePoint"}
 
@@ -44,6 +62,9 @@ class OneDriveBackend:
 
     async def list_page(self, directory: Location, token: str | None) -> Page:
         return await looking.list_page(self._connected(), directory.key, token)
+
+    async def changes(self, cursor: str | None) -> ChangePage:
+        return await delta.changes(self._connected(), cursor)
 
     async def head(self, location: Location, kind: Kind) -> Item:
         return await looking.head(self._connected(), location.key, kind)
@@ -145,4 +166,7 @@ def capabilities(options: OneDriveOptions, drive_kind: str) -> Capabilities:
         max_key_bytes=MAX_PATH_CHARS * 3,
         max_size_bytes=MAX_SIZE_BYTES,
         whole_bytes=options.whole_bytes,
+        keeps_mtime=True,
+        overwrite_keeps_history=True,
+        change_feed=True,
     )

@@ -188,7 +188,7 @@ async def _target(wire: Wire, order: Move, source: Json) -> Json | None:
     current = looking.item_of(wire, own, found, body)
     if order.expect_target is ABSENT or found is not order.kind:
         raise VersionMismatch("somebody else has made the item", current)
-    if order.kind is Kind.FILE and not items.is_same(order.expect_target, body):
+    if order.kind is Kind.FILE and not looking.is_expected(wire, order.expect_target, body):
         raise VersionMismatch("somebody else changed the item", current)
     if order.kind is Kind.DIR and not await looking.is_empty(wire, str(body["id"])):
         raise VersionMismatch("the directory is not empty", current)
@@ -212,7 +212,7 @@ async def delete(wire: Wire, key: str, kind: Kind, expect: RemoteVersion | None)
             return
         if body is None or items.kind_of(body) is not kind:
             return
-        if kind is Kind.FILE and expect is not None and not items.is_same(expect, body):
+        if kind is Kind.FILE and expect and not looking.is_expected(wire, expect, body):
             current = looking.item_of(wire, key, kind, body)
             raise VersionMismatch("somebody else changed the item", current)
         if kind is Kind.DIR and not await looking.is_empty(wire, str(body["id"])):
@@ -248,6 +248,8 @@ async def set_time(
         body = await looking.look(wire, key, kind)
         if kind is Kind.FILE and not items.is_same(expect, body):
             current = looking.item_of(wire, key, kind, body)
+            if items.is_retimed(expect, body, writing.attributes.mtime_ns):
+                return current
             raise VersionMismatch("somebody else changed the item", current)
         described = items.times(writing.attributes.mtime_ns)
         if not described:

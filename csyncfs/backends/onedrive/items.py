@@ -1,10 +1,10 @@
 """Items out of Graph's JSON, and when two states of an item are the same version.
 
-A file's version is its QuickXorHash, its size and the time of change that programs set, to a second.
-Not its tags: they change by themselves (a rename on business drives, pictures that were looked into),
-and the change feed of business drives tells no cTag. Not the hash alone: two blocks of 160 bytes may
-change places without changing it. Conditions of requests are tags all the same (``condition``), of
-the item as it was looked at just before.
+A file's version is its QuickXorHash, its size and the time of change that programs set, to a
+second. Not its tags: they change by themselves (a rename on business drives, pictures that were
+looked into), and the change feed of business drives tells no cTag. Not the hash alone: two blocks
+of 160 bytes may change places without changing it. Conditions of requests are tags all the same
+(``condition``), of the item as it was looked at just before.
 """
 
 import re
@@ -15,6 +15,8 @@ from csyncfs.backends.onedrive.quickxor import EMPTY
 from csyncfs.backends.onedrive.translation import Json
 from csyncfs.types import Attributes, Item, Kind, Location, RemoteVersion
 
+# Libraries write properties into these a moment after the upload.
+_REWRITTEN: Final = (".docx", ".docm", ".dotx", ".xlsx", ".xlsm", ".pptx", ".pptm", ".html", ".htm")
 _FRACTION = re.compile(r"\.(\d+)")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _S: Final = 1_000_000_000
@@ -75,6 +77,28 @@ def is_same(expect: RemoteVersion, body: Json) -> bool:
         and (digest, expect.size) == (quick_xor(body), found.size)
         and expect.mtime_ns // _S == found.mtime_ns // _S
     )
+
+
+def is_retimed(expect: RemoteVersion, body: Json, time_ns: int | None) -> bool:
+    """Whether the file is what is expected, with this time of change: set by a request before."""
+    content = expect.tag.rpartition(" ")[0]
+    return time_ns is not None and version_of(body).tag == f"{content} {time_ns // _S}"
+
+
+def is_rewritten(expect: RemoteVersion, body: Json) -> bool:
+    """Whether the file may be what is expected, with what a library has written into it. It keeps
+    the time of change that programs set; other bytes it has all the same."""
+    time_s = expect.tag.rpartition(" ")[2]
+    told_ns = mtime_ns(body)
+    is_office = str(body.get("name") or "").lower().endswith(_REWRITTEN)
+    return is_office and told_ns is not None and str(told_ns // _S) == time_s
+
+
+def as_sent(body: Json, digest: str, size: int) -> RemoteVersion:
+    """The version that this content made, although a library has rewritten it since: what is
+    there now is news."""
+    tag = f"{digest} {size} {(mtime_ns(body) or 0) // _S}"
+    return RemoteVersion(tag, size, _changed_ns(body))
 
 
 def from_json(key: str, kind: Kind, body: Json) -> Item:

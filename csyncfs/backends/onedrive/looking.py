@@ -16,7 +16,7 @@ from csyncfs.backends.onedrive.spelling import Place
 from csyncfs.backends.onedrive.translation import Json
 from csyncfs.backends.onedrive.wire import Wire
 from csyncfs.errors import Hold, NotFound, Unrepresentable
-from csyncfs.types import RESERVED_DIR, Item, Kind, Page
+from csyncfs.types import RESERVED_DIR, Item, Kind, Page, RemoteVersion
 
 SELECT: Final = (
     "id,name,size,eTag,cTag,lastModifiedDateTime,fileSystemInfo,parentReference,"
@@ -139,6 +139,14 @@ async def head(wire: Wire, key: str, kind: Kind) -> Item:
         return item_of(wire, key, kind, await look(wire, key, kind))
     except Unrepresentable as exc:
         raise NotFound("looking: no such item") from exc
+
+
+def is_expected(wire: Wire, expect: RemoteVersion, body: Json) -> bool:
+    """Whether what is there may be replaced or removed by who expects this version. What a library
+    wrote into it by itself is nobody's edit."""
+    if items.is_same(expect, body):
+        return True
+    return wire.drive.kind == "documentLibrary" and items.is_rewritten(expect, body)
 
 
 def item_of(wire: Wire, key: str, kind: Kind, body: Json) -> Item:

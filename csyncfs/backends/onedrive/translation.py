@@ -43,6 +43,10 @@ class Taken(Unmet):
     """The name has an item, or an upload of somebody else's."""
 
 
+class Expired(NotFound):
+    """What was asked for was there once, and is not kept any longer (HTTP 410)."""
+
+
 _KINDS: Final[Mapping[str, tuple[type[BackendError], str]]] = {
     "nameAlreadyExists": (Taken, "the name is taken"),
     "resourceModified": (Unmet, "somebody else changed the item"),
@@ -67,7 +71,7 @@ _STATUSES: Final[Mapping[int, tuple[type[BackendError], str]]] = {
     405: (Unsupported, "the drive does not know this request"),
     408: (LostReply, "the server waited too long"),
     409: (Taken, "the name is taken"),
-    410: (NotFound, "no such item"),
+    410: (Expired, "no such item any more"),
     412: (Unmet, "somebody else changed the item"),
     413: (Unrepresentable, "too large for OneDrive"),
     414: (Unrepresentable, "the path is too long for OneDrive"),

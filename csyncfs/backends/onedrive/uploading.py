@@ -14,7 +14,7 @@ quarter of an hour later.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
@@ -37,7 +37,7 @@ from csyncfs.errors import (
     Unrepresentable,
     VersionMismatch,
 )
-from csyncfs.types import ABSENT, Expect, Item, Kind
+from csyncfs.types import ABSENT, Expect, Item, Kind, RemoteVersion
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ class _Uploading:
         body = await looking.find(wire, key, Kind.FILE)
         if body is None:
             raise VersionMismatch("the item is gone")
-        if items.kind_of(body) is Kind.FILE and items.is_same(expect, body):
+        if items.kind_of(body) is Kind.FILE and looking.is_expected(wire, expect, body):
             return _Target(str(body["id"]), name, items.condition(body))
         item = await self._if_ours(body)
         if item is None:
@@ -275,9 +275,14 @@ class _Uploading:
         if (told and told != sent) or items.size_of(body) != order.sending.size:
             if wire.drive.kind != "documentLibrary":
                 raise Retry("the content arrived damaged")
-            log.warning("the library changed the file as it arrived key=%r", order.key)
+            log.info("the library changed the file as it arrived key=%r", order.key)
+            return self._rewritten(body, sent)
         await self._note_sent(items.condition(body))
         return looking.item_of(wire, order.key, Kind.FILE, body)
+
+    def _rewritten(self, body: Json, sent: str) -> Item:
+        item = looking.item_of(self._wire, self._order.key, Kind.FILE, body)
+        return replace(item, version=items.as_sent(body, sent, self._order.sending.size))
 
     # -- after a refusal -----------------------------------------------------------------
 
@@ -296,7 +301,8 @@ class _Uploading:
         if item is not None:
             return item
         is_file = items.kind_of(body) is Kind.FILE
-        if order.expect is not ABSENT and is_file and items.is_same(order.expect, body):
+        expect = order.expect
+        if expect is not ABSENT and is_file and looking.is_expected(self._wire, expect, body):
             return None
         raise self._mismatch(body) from refusal
 
@@ -325,11 +331,20 @@ class _Uploading:
         order = self._order
         if not self._is_doubtful or items.kind_of(body) is not Kind.FILE:
             return None
+        sent = await order.sending.quick_xor()
+        size, time_ns = order.sending.size, order.writing.attributes.mtime_ns
+        if self._wire.drive.kind == "documentLibrary" and time_ns is not None:
+            expect = RemoteVersion(f"{sent} {size} {time_ns // _S}", size, 0)
+            if items.is_rewritten(expect, body) and items.quick_xor(body) != sent:
+                if not order.sending.is_confirmed:
+                    await order.sending.confirm()
+                self._forget()
+                return self._rewritten(body, sent)
         if items.size_of(body) != order.sending.size:
             return None
         if order.sending.size and not _has_time(body, order.writing.attributes.mtime_ns):
             return None
-        if items.quick_xor(body) != await order.sending.quick_xor():
+        if items.quick_xor(body) != sent:
             return None
         await self._note_sent(items.condition(body))
         if not order.sending.is_confirmed:

@@ -107,6 +107,8 @@ class Wire:
         is_renewed = False
         for waited in range(_WAITS + 1):
             try:
+                # Before the gate: a sign-in takes its time, in which the gate may close.
+                await credential.get_token(*credential.scopes, enable_cae=True)
                 async with self.account.request():
                     reply = await self.client.send(ask)
             except (CsyncError, httpx.HTTPError, OSError) as exc:
