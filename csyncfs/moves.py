@@ -1,6 +1,7 @@
 """MOVE, MKDIR, ATTRS and DELETE: everything that changes names and attributes in the cloud."""
 
 import logging
+import stat
 import uuid
 
 import trio
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 
 # Children that get a MOVE of their own in one transaction (about 10 ms of the loop).
 _PUSH_DOWN = 200
+# A larger file is renamed over the other one: its history is not worth another upload.
+_SENT_INSTEAD_BYTES = 256 << 20
 
 
 class Moves:
@@ -51,7 +54,26 @@ class Moves:
                 raise
             await self._step_aside(intent, row, source)
             return
+        if absorbed is not None and self._is_better_sent(row):
+            self._send_instead(row, source)
+            return
         await self._transfer(intent, row, source, target, expect, absorbed)
+
+    def _is_better_sent(self, row: InodeRow) -> bool:
+        """Whether the content goes over what has the name, instead of the item: a file that was
+        saved under another name, and renamed, keeps its history."""
+        return (
+            self._capable.overwrite_keeps_history
+            and stat.S_ISREG(row.mode)
+            and not row.is_linked
+            and row.size <= _SENT_INSTEAD_BYTES
+            and self._adopter.can_recreate(row)
+        )
+
+    def _send_instead(self, row: InodeRow, source: Location) -> None:
+        with self._store.transaction():
+            self._promise.delete_later(row.id, source, row.base, is_dir=False)
+            self._adopter.recreate(row)
 
     async def _transfer(
         self,

@@ -34,6 +34,8 @@ class TreePolicy:
     raw_names: bool = False
     real_dirs: bool = False
     keeps_attributes: bool = True
+    keeps_mtime: bool = False
+    """Of files, if nothing else."""
     max_key_bytes: int = 0
     max_size_bytes: int = 1 << 62
 
@@ -159,11 +161,14 @@ class Places:
         due = now_ns + self.policy.upload_delay_ns if delayed else now_ns
         journal.add(self._store, kind, ino, is_dir=is_dir, not_before_ns=due, now_ns=now_ns)
 
-    def promise_attributes(self, row: InodeRow, now: int) -> None:
-        """Attributes changed here: where the item can carry them, it has to."""
+    def promise_attributes(self, row: InodeRow, now: int, *, is_time: bool = False) -> None:
+        """Attributes changed here: where the item can carry them, it has to. ``is_time``: the
+        mtime, perhaps with others."""
+        keeps = self.policy.keeps_attributes
+        keeps = keeps or (is_time and self.policy.keeps_mtime and not row.is_dir)
         # A pending PUT or MKDIR carries the attributes there are when it runs.
         if (
-            not self.policy.keeps_attributes
+            not keeps
             or not row.in_cloud
             or row.dirty
             or row.nlink == 0

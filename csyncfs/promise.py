@@ -154,9 +154,14 @@ class Promise:
     def recheck_attributes(self, ino: InodeId, sent: Writing, now: int) -> None:
         """chmod and friends during the request were not carried by it."""
         row = self.tree.row(ino)
-        if not self.tree.policy.keeps_attributes or self.ordering.is_pending(ino, IntentKind.PUT):
+        policy, current = self.tree.policy, self.writing(row, sent.put_id).attributes
+        if self.ordering.is_pending(ino, IntentKind.PUT):
             return
-        if self.writing(row, sent.put_id).attributes == sent.attributes:
+        if not policy.keeps_attributes:
+            is_time = policy.keeps_mtime and not row.is_dir and row.alias_of is None
+            if not is_time or current.mtime_ns == sent.attributes.mtime_ns:
+                return
+        elif current == sent.attributes:
             return
         if row.alias_of is not None:
             self.tree.follow(row.alias_of, now)

@@ -327,7 +327,7 @@ class Tree(Links):
                 rdev=row.rdev,
             )
             if (mode, uid, gid, mtime_ns) != (None, None, None, None):
-                self.promise_attributes(row, now)
+                self.promise_attributes(row, now, is_time=mtime_ns is not None)
         if atime_ns is not None:
             self._table.accessed.pop(row.id, None)
         live = self._table.get(row.id)
