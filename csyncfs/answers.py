@@ -5,6 +5,7 @@ answers with the same ones. Paths are relative to the root of the mount, without
 slash; the root is "".
 """
 
+import enum
 from typing import Literal
 
 import msgspec
@@ -96,10 +97,19 @@ class ConflictRow(msgspec.Struct, frozen=True):
     size: int
 
 
+class Side(enum.StrEnum):
+    """One of the two that are kept the same."""
+
+    HERE = "here"
+    STORE = "store"
+
+
 class HeldRow(msgspec.Struct, frozen=True):
-    """What is gone in the store, and stays here until the user agrees."""
+    """What was removed on one side, and stays on the other until the user agrees."""
 
     path: str
+    removed: Side
+    """Where it is gone."""
     items: int
     """With all below it."""
     time: str
@@ -107,9 +117,10 @@ class HeldRow(msgspec.Struct, frozen=True):
 
 
 class Decided(msgspec.Struct, frozen=True):
-    """What became of it: of files, and of directories with all below them."""
+    """What became of it."""
 
     count: int
+    """Items: files, and directories with all below them."""
 
 
 class FlushProgress(msgspec.Struct, frozen=True):

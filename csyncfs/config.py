@@ -126,8 +126,8 @@ class MountConfig:
     timeout_s: float
     connect_wait_s: float
     drain_s: float
-    delete_guard: int
-    """More removals at once than this wait for the user; 0: none do."""
+    delete_guard: int | None
+    """More removals at once than this wait for the user; 0: none do; None: the store's default."""
     device: str
     log_level: LogLevel
     log_file: Path | None
@@ -319,7 +319,7 @@ def parse(
         timeout_s=given.value(opt.TIMEOUT),
         connect_wait_s=given.value(opt.CONNECT_WAIT),
         drain_s=given.value(opt.DRAIN),
-        delete_guard=given.value(opt.DELETE_GUARD),
+        delete_guard=given.maybe(opt.DELETE_GUARD),
         device=given.maybe(opt.DEVICE) or host.name,
         log_level=given.value(opt.LOG_LEVEL),
         log_file=_path(given, opt.LOG_FILE),

@@ -30,6 +30,7 @@ from csyncfs.config import Fsync, MountConfig
 from csyncfs.content import Content
 from csyncfs.control import ControlServer
 from csyncfs.copies import Copies
+from csyncfs.deletions import Deletions
 from csyncfs.errors import AccessDenied, ConfigError, CsyncError, NoSuchStore, StoreError
 from csyncfs.eviction import Evictor
 from csyncfs.fetcher import Fetcher
@@ -223,7 +224,6 @@ class _Mount:
             self._clock,
             refresh_s=config.refresh_s,
             timeout_s=config.timeout_s,
-            delete_guard=config.delete_guard,
         )
         self._follower = Follower(
             store,
@@ -249,10 +249,11 @@ class _Mount:
         puts = Puts(promise, self._content, self._adopter)
         copies = Copies(promise, self._content, self._adopter, facts)
         moves = Moves(promise, self._adopter, facts)
+        self._deletions = Deletions(store, self._tree, self._content, self._clock)
         self._uploader = Uploader(
             store,
             self._table,
-            Uploads(promise, self._content, puts, copies, moves),
+            Uploads(promise, self._content, puts, copies, moves, self._deletions),
             self._clock,
             slots=config.uploads,
             upload_delay_ns=self._policy.upload_delay_ns,
@@ -285,6 +286,7 @@ class _Mount:
             self._space,
             self._uploader,
             self._poller,
+            self._deletions,
             self._client,
             self._clock,
             self._current_warnings,
@@ -317,11 +319,10 @@ class _Mount:
             now.append(f"the disk of {self._config.state_dir} is full: nothing new can be written")
         if (refusal := self._client.refusal) is not None:
             now.append(f"the store cannot be used until somebody mends this: {refusal}")
-        held = self._poller.removals.count
-        if held:
-            now.append(
-                f"{held} items are gone in the store and kept here: see csyncfs-admin held ls"
-            )
+        if held := self._poller.removals.count:
+            now.append(f"{held} items are gone in the store, kept here: see csyncfs-admin held ls")
+        if held := self._deletions.count:
+            now.append(f"{held} items removed here stay in the store: see csyncfs-admin held ls")
         return (*now, *self._warnings, *(capabilities.warnings if capabilities else ()))
 
     async def _first_connect(self) -> bool:
@@ -398,6 +399,9 @@ class _Mount:
         self._policy.max_key_bytes = capabilities.max_key_bytes
         self._policy.max_size_bytes = capabilities.max_size_bytes
         self._fetcher.whole_bytes = capabilities.whole_bytes
+        guard = self._config.delete_guard
+        guard = capabilities.delete_guard if guard is None else guard
+        self._poller.removals.limit = self._deletions.limit = guard
         self._tree.forget_dir_keys()
 
     async def _serve_kernel(self, on_ready: OnReady) -> None:

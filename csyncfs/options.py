@@ -219,9 +219,9 @@ DELETE_GUARD = Option(
     "delete_guard",
     _count,
     "N",
-    "hold it if more than N items are gone in the store at once, until csyncfs-admin held decides;"
-    " 0: never",
-    "1000",
+    "hold it if more than N items are removed at once, here or in the store, until"
+    " csyncfs-admin held decides; 0: never",
+    default_help="1000 on OneDrive, else 0",
 )
 UPLOAD_DELAY = Option(
     "upload_delay", parse_duration, "TIME", "wait after close before uploading", "1"

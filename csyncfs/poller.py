@@ -71,9 +71,7 @@ class Poller:
         *,
         refresh_s: float,
         timeout_s: float,
-        delete_guard: int = 0,
     ) -> None:
-        """``delete_guard``: more removals at once than this are held; 0: none are."""
         self._store = store
         self._table = table
         self._tree = tree
@@ -86,7 +84,7 @@ class Poller:
         self._listings: dict[InodeId, Listing] = {}
         self._learning: set[Listing] = set()
         self._failed_at: dict[InodeId, float] = {}
-        self.removals = Removals(store, adopter, clock, delete_guard)
+        self.removals = Removals(store, adopter, clock)
         self.has_feed = False
         """The store tells what has changed: known directories need no listing."""
         self._touched_ns: dict[str, int] = {}
@@ -426,11 +424,11 @@ class Poller:
             await self.remove(found[0].parent, found[0].name, row)
 
     async def decide_held(self, *, accept: bool) -> int:
-        """What is held goes, or is sent to the cloud again. Returns how many of them there were,
-        directories counting once."""
+        """What is held goes, or is sent to the cloud again. Returns how many items that are."""
         decided = 0
-        while (row := self.removals.pop()) is not None:
-            decided += 1
+        while (popped := self.removals.pop()) is not None:
+            row, items = popped
+            decided += items
             found = inodes.names_of(self._store, row.id)
             if not accept:
                 await self.removals.keep(row)

@@ -8,7 +8,7 @@ from typing import Protocol
 from csyncfs.backends.base import Backend, Writing
 from csyncfs.clock import Clock
 from csyncfs.cutoff import CutOff
-from csyncfs.errors import CsyncError, NotFound, Retry
+from csyncfs.errors import CsyncError, Hold, NotFound, Retry
 from csyncfs.inode import InodeTable, attributes_of
 from csyncfs.ordering import Ordering, other_kind
 from csyncfs.store import aliases, attempts, inodes, journal
@@ -89,7 +89,9 @@ class Promise:
         owner = self.ordering.owner(key)
         if owner is not None and owner.id != ino:
             raise NotYet("the name still belongs to another item in the cloud")
-        if journal.delete_at(self.store, other_kind(key)):
+        if before := journal.delete_at(self.store, other_kind(key)):
+            if before.hold is not None:
+                raise Hold(f"what had the name before has to go first: {before.hold}")
             raise NotYet("what had the name before has to go first")
         # What was there before a removed one has a DELETE too, which is for the caller to look at.
         excused = {ino, *journal.deleters_at(self.store, key, is_known=True)}

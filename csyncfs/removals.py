@@ -29,12 +29,12 @@ _BATCH: Final = 100
 class Removals:
     """Lets few at once pass, and holds more."""
 
-    def __init__(self, store: Store, adopter: Adopter, clock: Clock, limit: int) -> None:
+    def __init__(self, store: Store, adopter: Adopter, clock: Clock, limit: int = 0) -> None:
         """``limit`` 0: everything passes."""
         self._store = store
         self._adopter = adopter
         self._clock = clock
-        self._limit = limit
+        self.limit = limit
         self._lately: deque[tuple[float, int]] = deque()
 
     @property
@@ -60,14 +60,14 @@ class Removals:
     def admit(self, gone: Iterable[InodeId]) -> bool:
         """Whether these may be removed, with all below them; else they are held."""
         everything = [ino for ino in gone if not self.is_held(ino)]
-        if not self._limit or not everything:
-            return not self._limit
+        if not self.limit or not everything:
+            return not self.limit
         self._forget_old()
         tops = self._tops(everything)
-        left = self._limit - sum(count for _, count in self._lately)
+        left = self.limit - sum(count for _, count in self._lately)
         counts: list[int] = []
         for ino in tops:
-            counts.append(held.items_below(self._store, ino, self._limit + 1))
+            counts.append(held.items_below(self._store, ino, self.limit + 1))
             if sum(counts) > left:
                 self._hold(tops)
                 return False
@@ -97,19 +97,20 @@ class Removals:
             "held: items=%d are gone in the store, more than delete_guard=%d at once; they stay"
             " here until you say: csyncfs-admin held ls, accept or reject",
             self.count,
-            self._limit,
+            self.limit,
         )
 
     # -- the user's word -----------------------------------------------------------------
 
-    def pop(self) -> InodeRow | None:
-        """The next one that is held and still has a name; it is not held any more."""
+    def pop(self) -> tuple[InodeRow, int] | None:
+        """The next one that is held and still has a name, and of how many items it is; it is not
+        held any more."""
         while found := held.some(self._store, InodeId(0), 1):
             with self._store.transaction():
                 held.remove(self._store, found[0].inode)
             row = inodes.get(self._store, found[0].inode)
             if row is not None and row.nlink and row.in_cloud:
-                return row
+                return row, found[0].items
         return None
 
     async def keep(self, top: InodeRow) -> int:

@@ -27,6 +27,7 @@ from csyncfs.clock import Clock
 from csyncfs.config import MountConfig
 from csyncfs.content import Content
 from csyncfs.control import Progress
+from csyncfs.deletions import Deletions
 from csyncfs.errors import FsError
 from csyncfs.inode import InodeTable
 from csyncfs.poller import Poller
@@ -55,6 +56,7 @@ class Steering:
         space: Space,
         uploader: Uploader,
         poller: Poller,
+        deletions: Deletions,
         client: TransferClient,
         clock: Clock,
         warnings: Callable[[], tuple[str, ...]],
@@ -66,6 +68,7 @@ class Steering:
         self._space = space
         self._uploader = uploader
         self._poller = poller
+        self._deletions = deletions
         self._client = client
         self._clock = clock
         self._warnings = warnings
@@ -173,7 +176,10 @@ class Steering:
         return await self._scan(lambda store, _: overview.held_rows(store), None)
 
     async def decide_held(self, accept: bool) -> Decided:
-        return Decided(await self._poller.decide_held(accept=accept))
+        count = await self._poller.decide_held(accept=accept)
+        count += self._deletions.accept() if accept else await self._deletions.reject()
+        self._uploader.open_gate()
+        return Decided(count)
 
     def _must_exist(self, path: str | None) -> None:
         """Raises ENOENT for a path the mount does not know."""

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from csyncfs.content import Content
 from csyncfs.copies import Copies
+from csyncfs.deletions import Deletions
 from csyncfs.echoes import Echoes
 from csyncfs.errors import Ambiguous, FsError, NotFound, Offline, StoreError, Superseded
 from csyncfs.moves import Moves
@@ -21,7 +22,13 @@ class Uploads:
     """Carries out intents; their order is the uploader's and ``ordering``'s."""
 
     def __init__(
-        self, promise: Promise, content: Content, puts: Puts, copies: Copies, moves: Moves
+        self,
+        promise: Promise,
+        content: Content,
+        puts: Puts,
+        copies: Copies,
+        moves: Moves,
+        deletions: Deletions,
     ) -> None:
         self._promise = promise
         self._store = promise.store
@@ -29,6 +36,7 @@ class Uploads:
         self._puts = puts
         self._copies = copies
         self._moves = moves
+        self._deletions = deletions
         self._echoes = Echoes(promise, puts, moves)
 
     def begin(self) -> None:
@@ -38,6 +46,8 @@ class Uploads:
     def blocker(self, intent: Intent) -> InodeId | None:
         """The inode of which something else has to reach the cloud first."""
         blocker = self._promise.ordering.blocker(intent)
+        if blocker is not None and intent.kind == IntentKind.DELETE:
+            self._deletions.blocked(intent)
         if blocker is None or intent.kind == IntentKind.DELETE:
             return blocker
         # What became of the last request can be asked at any time, and others wait for it.
@@ -78,6 +88,9 @@ class Uploads:
     async def _delete(self, intent: Intent) -> None:
         if intent.put_id is not None:
             await self._echoes.delete(intent)
+            return
+        await self._deletions.admit(intent)
+        if journal.get(self._store, intent.seq) is None:
             return
         try:
             await self._moves.delete(intent)

@@ -172,7 +172,7 @@ def conflicts_ls(common: _Common, path: str | None) -> None:
 @cli.group("held")
 @_common
 def held_group() -> None:
-    """What is gone in the store: too much at once to be removed here without being told."""
+    """What was removed on one side: too much at once to go on the other without being told."""
 
 
 @held_group.command("ls")
@@ -180,7 +180,7 @@ def held_group() -> None:
 @_common
 @click.pass_obj
 def held_ls(common: _Common, path: str | None) -> None:
-    """List what is gone in the store and kept here."""
+    """List what was removed on one side and stays on the other."""
     target = find_target(path, common.state_dir)
     if target.client is not None:
         rows = target.client.held()
@@ -201,7 +201,7 @@ def held_ls(common: _Common, path: str | None) -> None:
 @_common
 @click.pass_obj
 def held_accept(common: _Common, path: str | None) -> None:
-    """Remove here, too, what is gone in the store; all of it."""
+    """Remove all of it on the other side, too."""
     _decide(common, path, accept=True)
 
 
@@ -210,7 +210,7 @@ def held_accept(common: _Common, path: str | None) -> None:
 @_common
 @click.pass_obj
 def held_reject(common: _Common, path: str | None) -> None:
-    """Send it to the store again, as far as its content is on this machine; the rest goes."""
+    """Undo it: show again what was removed here, and send again what is gone in the store."""
     _decide(common, path, accept=False)
 
 
@@ -219,7 +219,7 @@ def _decide(common: _Common, path: str | None, *, accept: bool) -> None:
     if target.client is None:
         raise MountDown("not mounted; mount it first")
     answer: Decided = target.client.decide_held(accept=accept)
-    done = "removed" if accept else "sent again"
+    done = "removed" if accept else "kept"
     show.as_json(answer) if common.json else print(f"{done}: {answer.count}")
 
 

@@ -16,6 +16,7 @@ from csyncfs.answers import (
     FlushProgress,
     HeldRow,
     QueueStatus,
+    Side,
     Status,
 )
 
@@ -181,8 +182,9 @@ def flushed(answer: FlushProgress, *, waited: bool) -> None:
 
 def held_rows(rows: list[HeldRow]) -> None:
     table = Table(box=None, pad_edge=False)
-    for title in ("PATH", "ITEMS", "SINCE"):
+    for title in ("PATH", "ITEMS", "REMOVED", "SINCE"):
         table.add_column(title)
     for row in rows:
-        table.add_row(printable(row.path), f"{row.items:,}", row.time)
+        where = "here" if row.removed is Side.HERE else "in the store"
+        table.add_row(printable(row.path), f"{row.items:,}", where, row.time)
     emit(table)

@@ -68,6 +68,8 @@ class Capabilities:
     """A put over an item makes a version of it, a move over it ends it with its id and history."""
     change_feed: bool = False
     """It is a ``ChangeFeed`` too; items have ids."""
+    delete_guard: int = 0
+    """If the user names no other limit: so many removals at once are done without being told."""
     warnings: tuple[str, ...] = ()
     """One line each: a promise this store cannot keep, for the log and ``status``."""
 

@@ -28,7 +28,15 @@ from csyncfs.backends.base import (
     Source,
     Writing,
 )
-from csyncfs.errors import Ambiguous, BackendError, ConfigError, Offline, Retry, Throttled, Unsupported
+from csyncfs.errors import (
+    Ambiguous,
+    BackendError,
+    ConfigError,
+    Offline,
+    Retry,
+    Throttled,
+    Unsupported,
+)
 from csyncfs.types import (
     ChangePage,
     Expect,

@@ -5,7 +5,7 @@ it void), or by the user's explicit command; never by failure.
 """
 
 import enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from csyncfs.store import attempts
 from csyncfs.store.db import Row, Store, key_after, key_from_db, key_to_db
@@ -19,6 +19,9 @@ class IntentKind(enum.StrEnum):
     ATTRS = "attrs"
     DELETE = "delete"
 
+
+BIG_DELETE: Final = "so much at once was removed that you have to agree: csyncfs-admin held"
+"""Why a DELETE is held, see ``deletions``."""
 
 _COLUMNS = (
     "seq, kind, inode, is_dir, not_before_ns, hold, attempts, error, put_id, put_generation, "
@@ -369,7 +372,74 @@ def wake(store: Store, now_ns: int, *, held: bool) -> None:
 
 def release_held_back(store: Store, now_ns: int) -> None:
     """After a crash nothing is being written any more."""
-    store.run("UPDATE intent SET not_before_ns = ? WHERE not_before_ns IS NULL", (now_ns,))
+    store.run(
+        "UPDATE intent SET not_before_ns = ? WHERE not_before_ns IS NULL AND hold IS NULL",
+        (now_ns,),
+    )
+
+
+# -- removals of what the user had, see ``deletions`` ------------------------------------
+
+_REMOVED = (
+    "t.kind = 'delete' AND t.seq > ? AND t.put_id IS NULL "
+    "AND NOT EXISTS (SELECT 1 FROM inode i WHERE i.id = t.inode AND i.nlink > 0)"
+)
+
+
+def is_removal(store: Store, seq: Seq, after: Seq) -> bool:
+    """Whether it is a DELETE of something that lost its last name here, made after that one."""
+    row = store.one(f"SELECT 1 FROM intent t WHERE {_REMOVED} AND t.seq = ?", (after, seq))
+    return row is not None
+
+
+def count_removals(store: Store, after: Seq, limit: int) -> int:
+    """How many of these there are, counted up to a limit."""
+    row = store.one(
+        f"SELECT count(*) FROM (SELECT 1 FROM intent t WHERE {_REMOVED} LIMIT ?)", (after, limit)
+    )
+    return row[0] if row else 0
+
+
+def removals(store: Store, after: Seq, limit: int, *, is_held: bool | None = None) -> list[Intent]:
+    """These, in order; ``is_held``: only those that are held for the user, or are not."""
+    columns = ", ".join(f"t.{column}" for column in _COLUMNS.split(", "))
+    held = "" if is_held is None else "AND (t.hold IS ?) " if is_held else "AND (t.hold IS NOT ?) "
+    values = (after, limit) if is_held is None else (after, BIG_DELETE, limit)
+    rows = store.all(
+        f"SELECT {columns} FROM intent t WHERE {_REMOVED} {held}ORDER BY t.seq LIMIT ?", values
+    )
+    return [Intent._make(row) for row in rows]
+
+
+def hold_removal(store: Store, seq: Seq) -> None:
+    """It stays until the user has decided."""
+    store.run(
+        "UPDATE intent SET not_before_ns = NULL, hold = ?, error = ? WHERE seq = ?",
+        (BIG_DELETE, BIG_DELETE, seq),
+    )
+
+
+def release_removals(store: Store, now_ns: int, seq: Seq | None = None) -> None:
+    """All that are held for the user, or this one, are due."""
+    store.run(
+        "UPDATE intent SET not_before_ns = ?, hold = NULL, error = NULL "
+        "WHERE hold = ? AND kind = 'delete' AND seq = coalesce(?, seq)",
+        (now_ns, BIG_DELETE, seq),
+    )
+
+
+def held_removals(store: Store) -> list[tuple[str, int]]:
+    """Keys and times of those that are held for the user; a directory before what is in it."""
+    rows = store.all(
+        "SELECT key, created_ns FROM intent WHERE kind = 'delete' AND hold = ? ORDER BY key",
+        (BIG_DELETE,),
+    )
+    return [(key_from_db(key) or "", created_ns) for key, created_ns in rows]
+
+
+def count_held_removals(store: Store) -> int:
+    row = store.one("SELECT count(*) FROM intent WHERE kind = 'delete' AND hold = ?", (BIG_DELETE,))
+    return row[0] if row else 0
 
 
 def totals(store: Store) -> Totals:

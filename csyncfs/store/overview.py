@@ -4,7 +4,10 @@ The lists walk every row and every path: call them with a store from ``offline``
 thread, never on the loop thread of a mount.
 """
 
+import os
 from datetime import UTC, datetime
+
+import msgspec
 
 from csyncfs.answers import (
     CacheRow,
@@ -12,6 +15,7 @@ from csyncfs.answers import (
     ConflictRow,
     HeldRow,
     QueueStatus,
+    Side,
     cache_state,
     is_below,
     shown,
@@ -72,7 +76,7 @@ def conflict_rows(store: Store, path: str | None) -> list[ConflictRow]:
 
 
 def held_rows(store: Store) -> list[HeldRow]:
-    """What is gone in the cloud and stays here until the user agrees."""
+    """What was removed on one side and stays on the other until the user agrees."""
     rows: list[HeldRow] = []
     after = InodeId(0)
     while found := held.some(store, after, 100):
@@ -80,8 +84,23 @@ def held_rows(store: Store) -> list[HeldRow]:
         for one in found:
             name = inodes.path_of(store, one.inode)
             if name is not None:
-                rows.append(HeldRow(path=shown(name), items=one.items, time=_iso(one.since_ns)))
-    return sorted(rows, key=lambda row: row.path)
+                rows.append(HeldRow(shown(name), Side.STORE, one.items, _iso(one.since_ns)))
+    rows += _removed_here(store)
+    return sorted(rows, key=lambda row: (row.path, row.removed))
+
+
+def _removed_here(store: Store) -> list[HeldRow]:
+    """A directory stands for what is in it."""
+    rows: list[HeldRow] = []
+    above: str | None = None
+    for key, since_ns in journal.held_removals(store):
+        if above is not None and key.startswith(above):
+            rows[-1] = msgspec.structs.replace(rows[-1], items=rows[-1].items + 1)
+            continue
+        path = shown(os.fsencode(key.removesuffix("/")))
+        rows.append(HeldRow(path, Side.HERE, 1, _iso(since_ns)))
+        above = key if key.endswith("/") else None
+    return rows
 
 
 def _size(store: Store, ino: InodeId, then: int) -> int:

@@ -215,7 +215,7 @@ def test_lists(admin: Admin, fake: FakeSteer, home: Path) -> None:
 def test_what_is_held_is_listed_and_decided(admin: Admin, fake: FakeSteer) -> None:
     code, out, _ = admin("held", "ls")
     assert code == 0
-    assert "photos  12,345  2026-11-21T10:15:00Z" in out
+    assert "photos  12,345  in the store  2026-11-21T10:15:00Z" in out
     assert admin("held", "accept")[:2] == (0, "removed: 1\n")
     assert json.loads(admin("held", "reject", "--json")[1]) == {"count": 1}
     assert fake.asked[-2:] == [("decide_held", True), ("decide_held", False)]

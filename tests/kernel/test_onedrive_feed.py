@@ -1,6 +1,7 @@
 """OneDrive's change feed through the kernel: two mounts of one drive, and bad days of the drive."""
 
 import os
+import shutil
 import time
 from collections.abc import Generator
 from contextlib import AbstractContextManager
@@ -210,3 +211,35 @@ def test_a_save_that_was_uploaded_before_its_rename_keeps_the_item_and_makes_one
         assert len(drive.drive.items[after["id"]].versions) == 1
         assert drive.tree() == {"document.odt": b"second, longer"}
         assert file.read_bytes() == b"second, longer"
+
+
+def test_a_wrong_rm_does_not_empty_the_drive_and_can_be_undone(
+    drive: Emulator, tmp_path: Path
+) -> None:
+    for n in range(30):
+        drive.write(f"team/sub{n % 3}/f{n}", b"%d" % n)
+    everything = drive.tree()
+    with mounted(drive, tmp_path / "one", "one", "delete_guard=8") as one:
+        follows(one)
+        shutil.rmtree(one.path / "team")
+        assert os.listdir(one.path) == []
+        assert "held" in one.admin("flush", "--wait", "--timeout", "60", check=False)
+        left = drive.tree()
+        assert len(everything) - len(left) <= 8
+        assert "csyncfs-admin held" in one.log.read_text()
+        assert "stay in the store" in one.admin("status")
+        assert "team" in one.admin("held", "ls")
+        # Another mount sees what the drive has, and so does this one again.
+        one.admin("held", "reject")
+        one.flush()
+        assert {path: content for path, content in left.items() if content is not None} == {
+            str(path.relative_to(one.path)): path.read_bytes()
+            for path in one.path.rglob("*")
+            if path.is_file()
+        }
+        shutil.rmtree(one.path / "team")
+        wait_until(lambda: "team" in one.admin("held", "ls"), "it is held again")
+        one.admin("held", "accept")
+        one.flush()
+        assert drive.tree() == {}
+        assert conflicts(one) == []

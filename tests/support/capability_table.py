@@ -249,7 +249,7 @@ ROWS: Final = (
     ),
     Row(
         "changes elsewhere found by",
-        lambda s: "a feed" if hasattr(s.kind, "changes") else "listing",
+        lambda s: "a feed" if s.can.change_feed else "listing",
         ("tests/kernel/test_two_mounts.py::test_names_sizes_and_deletions_follow",),
     ),
     Row(

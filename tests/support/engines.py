@@ -25,6 +25,7 @@ from csyncfs.cache.holes import Holes
 from csyncfs.cache.space import Space
 from csyncfs.content import Content
 from csyncfs.copies import Copies
+from csyncfs.deletions import Deletions
 from csyncfs.eviction import Evictor
 from csyncfs.fetcher import Fetcher
 from csyncfs.inode import InodeTable
@@ -174,6 +175,7 @@ class Engines:
             self.clock,
             device=device,
         )
+        self.deletions = Deletions(self.store, self.tree, self.content, self.clock)
         self.uploader = Uploader(
             self.store,
             self.table,
@@ -183,6 +185,7 @@ class Engines:
                 Puts(promise, self.content, self.adopter),
                 Copies(promise, self.content, self.adopter, facts),
                 Moves(promise, self.adopter, facts),
+                self.deletions,
             ),
             self.clock,
             slots=slots,

@@ -14,6 +14,7 @@ from csyncfs.answers import (
     FlushProgress,
     HeldRow,
     QueueStatus,
+    Side,
     Status,
 )
 from csyncfs.control import Progress
@@ -94,7 +95,7 @@ class FakeSteer:
 
     async def held_rows(self) -> list[HeldRow]:
         self.asked.append(("held",))
-        return [HeldRow("photos", 12345, "2026-11-21T10:15:00Z")]
+        return [HeldRow("photos", Side.STORE, 12345, "2026-11-21T10:15:00Z")]
 
     async def decide_held(self, accept: bool) -> Decided:
         self.asked.append(("decide_held", accept))

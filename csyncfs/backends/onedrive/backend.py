@@ -20,7 +20,7 @@ from csyncfs.backends.onedrive import (
 from csyncfs.backends.onedrive.account import Account
 from csyncfs.backends.onedrive.client import Ask
 from csyncfs.backends.onedrive.credential import ThreadCredential
-from csyncfs.backends.onedrive.options import MAX_SIZE_BYTES, OneDriveOptions
+from csyncfs.backends.onedrive.options import DELETE_GUARD, MAX_SIZE_BYTES, OneDriveOptions
 from csyncfs.backends.onedrive.spelling import MAX_PATH_CHARS
 from csyncfs.backends.onedrive.translation import Json
 from csyncfs.backends.onedrive.wire import Wire
@@ -169,4 +169,5 @@ def capabilities(options: OneDriveOptions, drive_kind: str) -> Capabilities:
         keeps_mtime=True,
         overwrite_keeps_history=True,
         change_feed=True,
+        delete_guard=DELETE_GUARD,
     )

@@ -7,6 +7,8 @@ GRAPH: Final = "https://graph.microsoft.com"
 VERSION: Final = "v1.0"
 FRAGMENT_UNIT: Final = 320 << 10
 MAX_SIZE_BYTES: Final = 250 << 30
+DELETE_GUARD: Final = 1000
+"""What abraunegg's client asks about, too (``classify_as_big_delete``)."""
 
 
 @dataclass(frozen=True, slots=True)
