@@ -35,6 +35,9 @@ class Knobs:
     static_token: bool = True
     """Any bearer token is good until ``revoke_tokens``; False: only those of the sign-in."""
     token_life_s: float = 3600.0
+    on_its_way_s: float = 0.25
+    """Real time: what was sent before the 429 could be read is nobody's fault. More on a machine
+    that is busy with several processes."""
 
     # names and addresses
     plus_as_space: bool = False

@@ -8,8 +8,6 @@ from tests.support.graph.failures import GraphError
 from tests.support.graph.knobs import Knobs
 
 WINDOW_S: Final = 60.0
-_ON_ITS_WAY_S: Final = 0.25
-"""Real time: what was sent before the 429 could be read is nobody's fault."""
 
 
 class Throttle:
@@ -35,7 +33,7 @@ class Throttle:
     @property
     def is_ignored(self) -> bool:
         """True if a request that arrives now should have waited."""
-        late = time.monotonic() - self._told_at > _ON_ITS_WAY_S
+        late = time.monotonic() - self._told_at > self._knobs.on_its_way_s
         return late and self._clock.now() < self._until
 
     def check(self) -> None:
