@@ -250,7 +250,11 @@ ROWS: Final = (
     Row(
         "changes elsewhere found by",
         lambda s: "a feed" if s.can.change_feed else "listing",
-        ("tests/kernel/test_two_mounts.py::test_names_sizes_and_deletions_follow",),
+        (
+            "tests/kernel/test_two_mounts.py::test_names_sizes_and_deletions_follow",
+            "tests/kernel/test_onedrive_feed.py"
+            "::test_what_others_do_is_seen_by_the_feed_and_nothing_is_listed_again",
+        ),
     ),
     Row(
         "largest file",
