@@ -9,8 +9,9 @@ EXTRAS  ?=
 
 BIN = .venv/bin
 SERVERS = seaweedfs rclone moto
+STORES = directory seaweedfs ceph azurite gcs onedrive-personal onedrive-business onedrive-sharepoint
 
-.PHONY: help demo test lint capabilities bench ceph dialects crash model faults posix programs soak install uninstall lock clean
+.PHONY: help demo test lint capabilities bench ceph dialects crash crash-stores model model-stores faults posix programs soak install uninstall lock clean
 
 help:
 	@echo "make demo       see it work, in about a minute"
@@ -21,7 +22,9 @@ help:
 	@echo "make ceph       the tests of S3 on Ceph as well, which it installs"
 	@echo "make dialects   what the probe finds on every S3 server there is here (installs Ceph and Swift)"
 	@echo "make crash      kill -9 a thousand times, and look what is left (an hour)"
+	@echo "make crash-stores  the same 200 times on a store of each kind (installs Ceph; an hour)"
 	@echo "make model      20,000 generated lives of a mount beside an oracle"
+	@echo "make model-stores  two mounts that take turns, on a store of each kind (installs Ceph)"
 	@echo "make faults     programs at work while the network fails, for a quarter of an hour"
 	@echo "make posix      pjdfstest on a mount of a real S3 server (as root)"
 	@echo "make programs   PostgreSQL, git, fio, fsx and stress-ng on a mount (as root, hours)"
@@ -72,9 +75,23 @@ crash:
 	scripts/test-servers seaweedfs
 	CSYNCFS_CRASH_ROUNDS=$${CSYNCFS_CRASH_ROUNDS:-1000} $(BIN)/python -m pytest -s tests/crash
 
+crash-stores:
+	scripts/bootstrap dev
+	scripts/test-servers seaweedfs azurite ceph
+	CSYNCFS_CRASH_ROUNDS=$${CSYNCFS_CRASH_ROUNDS:-200} CSYNCFS_TEST_CEPH=1 \
+	    CSYNCFS_CRASH_STORES="$${CSYNCFS_CRASH_STORES:-$(STORES)}" \
+	    $(BIN)/python -m pytest -s tests/crash/test_promises.py
+
 model:
 	scripts/bootstrap dev
 	$(BIN)/python -m tests.model
+
+model-stores:
+	scripts/bootstrap dev
+	scripts/test-servers seaweedfs azurite ceph
+	CSYNCFS_MODEL_TURNS=$${CSYNCFS_MODEL_TURNS:-150} CSYNCFS_TEST_CEPH=1 \
+	    CSYNCFS_MODEL_STORES="$${CSYNCFS_MODEL_STORES:-$(STORES)}" \
+	    $(BIN)/python -m pytest tests/model/test_turns.py
 
 faults:
 	scripts/bootstrap dev

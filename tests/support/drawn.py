@@ -43,6 +43,7 @@ from tests.support.operations import (
     Stat,
     Symlink,
     Truncate,
+    Turn,
     Unlink,
     Utime,
     Wipe,
@@ -129,6 +130,22 @@ _ON_SURROUNDINGS = _ops(
 )
 
 
+# What every store keeps: names and content, no attributes.
+_plain = st.builds(_name, st.integers(0, 3), st.integers(0, 4))
+_ON_ANY_STORE = _ops(
+    (5, st.builds(Save, _plain, _small, _fill)),
+    (3, st.builds(Mkdir, _plain, st.just(0))),
+    (4, st.builds(Rename, _at, _plain)),
+    (3, st.builds(RenameOver, _at, _at)),
+    (2, st.builds(Exchange, _at, _at)),
+    (3, st.builds(Unlink, _at)),
+    (2, st.builds(Rmdir, _at)),
+    (3, st.builds(Patch, _at, _small, _small, _fill)),
+    (1, st.builds(Truncate, _at, _small)),
+    (4, st.just(Turn())),
+)
+
+
 def _several(operation: SearchStrategy[Any]) -> SearchStrategy[list[Any]]:
     """About twenty, and any number of them may go when it shrinks."""
     # A long list is drawn as four: hypothesis keeps the average of one list near five.
@@ -138,6 +155,11 @@ def _several(operation: SearchStrategy[Any]) -> SearchStrategy[list[Any]]:
 
 def _joined(parts: tuple[list[Any], ...]) -> list[Any]:
     return [operation for part in parts for operation in part]
+
+
+def turns() -> SearchStrategy[list[Any]]:
+    """Lists of what can be done on any store, on one machine and on another one."""
+    return _several(_ON_ANY_STORE)
 
 
 def lists(*, surroundings: bool) -> SearchStrategy[list[Any]]:

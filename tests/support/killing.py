@@ -42,7 +42,15 @@ MOUNT_POINTS: Final = {
     "checkpoint": "csyncfs.store.db:Store.checkpoint",
     "durable": "csyncfs.store.db:Store.make_durable",
 }
-TRANSFER_POINTS: Final = {"sent": "botocore.httpsession:URLLib3Session.send"}
+# Requests of each SDK, and what the directory backend does in their place.
+TRANSFER_POINTS: Final = {
+    "sent": (
+        "botocore.httpsession:URLLib3Session.send",
+        "requests:Session.send",
+        "httpx:AsyncClient.send",
+        "csyncfs.backends.directory.commit:_rename",
+    )
+}
 # Passed more often than anything else: the way of every change into the store.
 COMMITS: Final = ("commit:before", "commit:after", "commit:hooks")
 POINTS: Final = (
@@ -71,7 +79,9 @@ def command(point: str, n: int) -> tuple[str, ...]:
     return (sys.executable, str(Path(__file__)), f"{point}:{n}", "csyncfs")
 
 
-def _wrap(path: str, when: str, fuse: Fuse) -> None:
+def _wrap(
+    path: str, when: str, fuse: Fuse, counts: Callable[[tuple[Any, ...]], bool] = lambda _: True
+) -> None:
     owner_path, _, name = path.rpartition("." if "." in path.partition(":")[2] else ":")
     owner: Any = pkgutil.resolve_name(owner_path)
     original: Any = getattr(owner, name)
@@ -79,10 +89,10 @@ def _wrap(path: str, when: str, fuse: Fuse) -> None:
 
         @functools.wraps(original)
         async def passed_async(*args: Any, **kwargs: Any) -> Any:
-            if when == "before":
+            if when == "before" and counts(args):
                 fuse()
             result = await original(*args, **kwargs)
-            if when == "after":
+            if when == "after" and counts(args):
                 fuse()
             return result
 
@@ -91,10 +101,10 @@ def _wrap(path: str, when: str, fuse: Fuse) -> None:
 
     @functools.wraps(original)
     def passed(*args: Any, **kwargs: Any) -> Any:
-        if when == "before":
+        if when == "before" and counts(args):
             fuse()
         result = original(*args, **kwargs)
-        if when == "after":
+        if when == "after" and counts(args):
             fuse()
         return result
 
@@ -155,20 +165,14 @@ def _arm(point: str, when: str, n: int) -> None:
 
 def _arm_transfer(point: str, when: str, n: int) -> None:
     """Only requests that change something count."""
-    owner: Any = pkgutil.resolve_name(TRANSFER_POINTS[point].rpartition(".")[0])
-    original: Any = owner.send
     fuse = Fuse(n)
+    for path in TRANSFER_POINTS[point]:
+        _wrap(path, when, fuse, _is_change)
 
-    def send(self: Any, request: Any) -> Any:
-        is_change = request.method in ("PUT", "POST", "DELETE")
-        if is_change and when == "before":
-            fuse()
-        reply = original(self, request)
-        if is_change and when == "after":
-            fuse()
-        return reply
 
-    owner.send = send
+def _is_change(args: tuple[Any, ...]) -> bool:
+    """Requests have a method, renames have none."""
+    return getattr(args[1], "method", "PUT") in ("PUT", "POST", "PATCH", "DELETE")
 
 
 def _words(argv: list[str]) -> Iterator[str]:

@@ -475,6 +475,11 @@ class Look(_Plain):
 
 
 @dataclass(frozen=True)
+class Turn(_Plain):
+    """Somebody else goes on, on another machine."""
+
+
+@dataclass(frozen=True)
 class Restart:
     """Every program ends, a clean unmount, and a new start, with or without the cache."""
 

@@ -6,6 +6,7 @@ through by the oracle and by several such directories side by side.
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -160,8 +161,16 @@ def _seen(path: Path) -> Seen:
 class SideBySide:
     """One list, in the oracle and in every directory given."""
 
-    def __init__(self, trees: list[RealTree], *, links: bool) -> None:
+    def __init__(
+        self,
+        trees: list[RealTree],
+        *,
+        links: bool,
+        same: Callable[[RealTree, dict[str, Seen]], None] | None = None,
+    ) -> None:
+        """``same``: how much of a tree is looked at; None: all."""
         self.trees = trees
+        self._same = same or same_tree
         self.oracle = Oracle()
         self._world = World(self.oracle, links=links)
         self.told: list[str] = []
@@ -169,7 +178,7 @@ class SideBySide:
     def live(self, operations: list[Operation]) -> None:
         try:
             for operation in operations:
-                self._step(operation)
+                self.step(operation)
             for slot in list(self.oracle.open_files):
                 self._compare(Call("close", (slot,)))
         except Difference as exc:
@@ -179,12 +188,12 @@ class SideBySide:
             for tree in self.trees:
                 tree.end()
 
-    def _step(self, operation: Operation) -> None:
+    def step(self, operation: Operation) -> None:
         for call in operation.calls(self._world):
             self.told.append(str(call))
             is_good = self._compare(call)
             for tree in self.trees:
-                same_tree(tree, self.oracle.show())
+                self._same(tree, self.oracle.show())
             if not is_good:
                 break
 
@@ -210,3 +219,12 @@ def same_tree(tree: RealTree, expected: dict[str, Seen]) -> None:
     # The root's mode is the test's own.
     shown[""] = replace(shown[""], mode=expected[""].mode)
     must_be_same(str(tree.root), shown, expected)
+
+
+def same_content(tree: RealTree, expected: dict[str, Seen]) -> None:
+    """Likewise with names, kinds and content: what every store keeps."""
+    must_be_same(str(tree.root), _contents(tree.show()), _contents(expected))
+
+
+def _contents(shown: dict[str, Seen]) -> dict[str, tuple[int, bytes | str]]:
+    return {path: (stat.S_IFMT(seen.mode), seen.content) for path, seen in shown.items()}

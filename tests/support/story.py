@@ -11,7 +11,7 @@ import shutil
 import signal
 import stat
 import tempfile
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -252,7 +252,7 @@ def _short(value: Any) -> str:
     return text if len(text) < 300 else f"{text[:200]}...{text[-90:]}"
 
 
-def must_be_same(where: str, found: dict[str, Seen], expected: dict[str, Seen]) -> None:
+def must_be_same(where: str, found: Mapping[str, object], expected: Mapping[str, object]) -> None:
     """Fails with every name that looks otherwise than it should."""
     if found == expected:
         return

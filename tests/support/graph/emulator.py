@@ -316,6 +316,8 @@ class Emulator:
             case "fault":
                 with self.world.lock:
                     return self.faults.add(Rule.from_json(arguments))
+            case "watch" | "unwatch":
+                return getattr(self, op)(*arguments["kinds"])
             case "clear_faults":
                 return self.faults.clear()
             case "violations":
@@ -359,7 +361,7 @@ _CONTROLS: Final = frozenset(
         *("add_drive", "mkdir", "write", "read", "rename", "delete", "touch_etag", "enrich"),
         *("describe", "lock", "unlock", "infect", "package", "shortcut", "tree", "item", "count"),
         *("check", "token", "set_quota", "expire_delta", "prune_delta", "expire_urls"),
-        *("revoke_tokens", "cae_challenge", "preset", "watch", "unwatch", "finish"),
+        *("revoke_tokens", "cae_challenge", "preset", "finish"),
     }
 )
 
