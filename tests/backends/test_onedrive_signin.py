@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from cryptography import x509
 
 from csyncfs.backends.onedrive import OneDriveBackend, OneDriveOptions, signin
 from csyncfs.backends.onedrive.credential import Source, ThreadCredential
@@ -140,6 +141,64 @@ async def test_an_app_signs_in_with_its_secret(
         page = await client.list_page(Location(""), None)
         assert [item.location.key for item in page.items] == ["a.txt"]
     assert authority.requests[-1]["scope"] == "https://graph.microsoft.com/.default"
+
+
+async def test_an_app_signs_in_with_its_certificate(
+    emu: Emulator, authority: SignIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    right, wrong = certified(tmp_path / "right.pem"), certified(tmp_path / "wrong.pem")
+    assert right != wrong
+    authority.certificate = right
+    monkeypatch.setenv("AZURE_TENANT_ID", "tenant")
+    monkeypatch.setenv("AZURE_CLIENT_ID", "app")
+    monkeypatch.setenv("AZURE_AUTHORITY_HOST", authority.url)
+    for name, is_right in (("wrong.pem", False), ("right.pem", True), ("absent.pem", False)):
+        monkeypatch.setenv("AZURE_CLIENT_CERTIFICATE_PATH", str(tmp_path / name))
+        backend = OneDriveBackend(options(emu))
+        if is_right:
+            await backend.connect()
+            assert (await backend.head(Location("a.txt"), Kind.FILE)).kind is Kind.FILE
+        else:
+            with pytest.raises(AccessDenied, match="no longer good" if name[0] == "w" else name):
+                await backend.connect()
+        await backend.aclose()
+
+
+def certified(place: Path) -> x509.Certificate:
+    """A new key with its certificate, as Entra is told it; both are in the file."""
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=app"]
+    key, proof = place.with_suffix(".key"), place.with_suffix(".crt")
+    command += ["-keyout", str(key), "-out", str(proof)]
+    subprocess.run(command, check=True, capture_output=True)
+    place.write_bytes(key.read_bytes() + proof.read_bytes())
+    return x509.load_pem_x509_certificate(proof.read_bytes())
+
+
+async def test_a_workload_signs_in_with_the_token_it_is_given(
+    emu: Emulator, authority: SignIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = tmp_path / "token"
+    given.write_text("of-the-cluster")
+    authority.federated = "of-the-cluster"
+    monkeypatch.setenv("AZURE_TENANT_ID", "tenant")
+    monkeypatch.setenv("AZURE_CLIENT_ID", "app")
+    monkeypatch.setenv("AZURE_AUTHORITY_HOST", authority.url)
+    monkeypatch.setenv("AZURE_FEDERATED_TOKEN_FILE", str(given))
+    backend = OneDriveBackend(options(emu))
+    await backend.connect()
+    assert (await backend.head(Location("a.txt"), Kind.FILE)).kind is Kind.FILE
+    await backend.aclose()
+    # One of somebody else's.
+    authority.federated = "of-another-cluster"
+    backend = OneDriveBackend(options(emu))
+    with pytest.raises(AccessDenied) as caught:
+        await backend.connect()
+    assert "of-the-cluster" not in str(caught.value)
+    await backend.aclose()
+    given.write_text("of-another-cluster")
+    backend = OneDriveBackend(options(emu))
+    await backend.connect()
+    await backend.aclose()
 
 
 async def test_a_machine_signs_in_with_its_identity(

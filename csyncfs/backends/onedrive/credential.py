@@ -133,6 +133,9 @@ def _meaning(error: Exception) -> CsyncError:
     match error:
         case CsyncError():
             return error
+        case FileNotFoundError() | PermissionError() | IsADirectoryError():
+            # The certificate or the token that the environment names.
+            return SignedOut(f"signing in: cannot read {error.filename} ({error.strerror})")
         case ServiceRequestError() | ServiceResponseError() | OSError():
             return Offline(f"signing in: no answer ({type(error).__name__})")
         case _:

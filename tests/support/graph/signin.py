@@ -21,11 +21,17 @@ from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl, urlsplit
 
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
 from tests.support.graph.failures import Json
 from tests.support.graph.world import World
 
 _OBJECT_ID: Final = "48d31887-5fad-4d73-a9f5-3c356e68a038"
 _TENANT_ID: Final = "f8cdef31-a31e-4b4a-93e4-5f571e91255a"
+_JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _DEVICE: Final = "urn:ietf:params:oauth:grant-type:device_code"
 
 
@@ -39,6 +45,10 @@ class SignIn:
         """How long a client is to wait between two polls."""
         self.client_secret = ""
         """"": any secret is right."""
+        self.certificate: x509.Certificate | None = None
+        """An app that has this one may prove it; None: no app can."""
+        self.federated = ""
+        """What another issuer gave an app; "": nobody is believed."""
         self.requests: Final[list[dict[str, str]]] = []
         """The forms posted to the token endpoint."""
         self._world = world
@@ -126,12 +136,34 @@ class SignIn:
                     return _error("unsupported_grant_type")
 
     def _for_secret(self, form: dict[str, str]) -> tuple[int, Json]:
-        given = form.get("client_secret", "")
-        if not given and not form.get("client_assertion"):
-            return _error("invalid_client", 401)
-        if self.client_secret and given != self.client_secret:
-            return _error("invalid_client", 401)
-        return 200, self._access(form)
+        given, assertion = form.get("client_secret", ""), form.get("client_assertion", "")
+        if assertion:
+            is_jwt = form.get("client_assertion_type") == _JWT_BEARER
+            is_right = is_jwt and self._is_believed(assertion)
+        else:
+            is_right = bool(given) and self.client_secret in ("", given)
+        return (200, self._access(form)) if is_right else _error("invalid_client", 401)
+
+    def _is_believed(self, assertion: str) -> bool:
+        """Another issuer's token, or one that the app signed with its certificate's key.
+        learn.microsoft.com/entra/identity-platform/certificate-credentials"""
+        if self.federated:
+            return assertion == self.federated
+        if self.certificate is None:
+            return False
+        head, body, signature = (_unpadded(part) for part in assertion.split("."))
+        key = self.certificate.public_key()
+        assert isinstance(key, rsa.RSAPublicKey)
+        algorithm = json.loads(head)["alg"]
+        pad = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
+        signed = assertion.rpartition(".")[0].encode()
+        try:
+            how = pad if algorithm == "PS256" else padding.PKCS1v15()
+            key.verify(signature, signed, how, hashes.SHA256())
+        except InvalidSignature:
+            return False
+        told = json.loads(body)
+        return str(told["aud"]).startswith(self.url) and told["exp"] > time.time()
 
     def _for_refresh(self, tenant: str, form: dict[str, str]) -> tuple[int, Json]:
         if form.get("refresh_token") not in self._refresh:
@@ -239,6 +271,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
         self.wfile.flush()
+
+
+def _unpadded(part: str) -> bytes:
+    return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
 
 
 def _error(code: str, status: int = 400) -> tuple[int, Json]:
