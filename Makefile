@@ -11,11 +11,12 @@ BIN = .venv/bin
 SERVERS = seaweedfs rclone moto
 STORES = directory seaweedfs ceph azurite gcs onedrive-personal onedrive-business onedrive-sharepoint
 
-.PHONY: help demo test lint capabilities bench ceph dialects crash crash-stores model model-stores faults posix programs soak install uninstall lock clean
+.PHONY: help demo test test-all lint capabilities bench ceph dialects crash crash-stores model model-stores faults posix programs soak install uninstall lock clean
 
 help:
 	@echo "make demo       see it work, in about a minute"
 	@echo "make test       linters, types, layers and all tests"
+	@echo "make test-all   the same on every kind of store, and the long way (an hour and more)"
 	@echo "make lint       linters, types and layers only"
 	@echo "make capabilities  the table of README and manual, from the code (maintainers)"
 	@echo "make bench      csyncfs beside rclone mount and s3fs"
@@ -43,6 +44,10 @@ test: lint
 	@scripts/test-servers azurite || \
 	    echo "azurite cannot be installed from npm here: the tests of Azure are skipped"
 	$(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder
+
+test-all: lint
+	scripts/test-servers $(SERVERS) azurite
+	CSYNCFS_LONG=1 $(BIN)/python -m pytest -n 4 --dist loadscope --no-loadscope-reorder
 
 lint:
 	scripts/bootstrap dev

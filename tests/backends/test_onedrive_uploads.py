@@ -205,6 +205,35 @@ async def test_a_lost_commit_is_known_as_ours_by_the_next_process(emu: Emulator)
     assert versions_of(emu, "file") == 1
 
 
+@pytest.mark.parametrize("is_next_process", [False, True])
+async def test_a_lost_commit_is_ours_after_its_directory_was_renamed_and_a_library_wrote_into_it(
+    emu: Emulator, is_next_process: bool
+) -> None:
+    mount = await connected(emu)
+    states: list[str] = []
+    stamp, content = dated(), b"content"
+    await mount.backend.make_dir(Location("old/"), writing())
+    emu.faults.add(Rule(Action(What.DROP_AFTER_COMMIT), route="fragment", nth=1))
+    emu.faults.add(Rule(Action.status(500), method="GET", path_re="file"))
+    with pytest.raises(BackendError):
+        await mount.put("old/file.docx", content, stamp=stamp, save_resume=states.append)
+    emu.faults.clear()
+    emu.rename("old", "new")
+    if emu.world.flavour.drive_type == "documentLibrary":
+        emu.enrich("new/file.docx")
+    if is_next_process:
+        mount = await connected(emu)
+    put = await mount.put("new/file.docx", content, stamp=stamp, resume=states[-1])
+    assert put.version is not None
+    assert put.version.size == len(content)
+    assert versions_of(emu, "new/file.docx") == 1
+    assert (content_of(emu, "new/file.docx") or b"").startswith(content)
+    # Somebody else's put of the same is none of ours.
+    emu.write("new/other.docx", content, mtime=MTIME_NS / 1e9)
+    with pytest.raises(VersionMismatch):
+        await mount.put("new/other.docx", content, stamp=dated())
+
+
 async def test_what_is_found_carries_the_id_of_the_put_that_made_it(
     emu: Emulator, mount: Mount
 ) -> None:

@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.length import IS_LONG
 from tests.support.mounts import Mount, mounting, wait_until
 from tests.support.servers import S3Server
 
-ROUNDS = 20 if os.environ.get("CSYNCFS_LONG") == "1" else 3
+ROUNDS = 20 if IS_LONG else 2
 
 
 @dataclass

@@ -12,8 +12,9 @@ from csyncfs.backends.memory import MemoryStore
 from csyncfs.errors import Offline
 from tests.support.engines import Machine, agree, machines
 from tests.support.invariants import check_machine
+from tests.support.length import IS_LONG
 
-_FILES = 500 if os.environ.get("CSYNCFS_LONG") == "1" else 30
+_FILES = 500 if IS_LONG else 30
 
 
 class CrashAt:

@@ -18,8 +18,8 @@ from csyncfs import fsck
 from csyncfs.backends.memory import MemoryStore
 from csyncfs.errors import CsyncError, FsError, StoreDamaged, StoreLocked, StoreTooNew
 from tests.support.engines import Machine, is_conflict, machines
+from tests.support.length import IS_LONG
 
-_LONG = os.environ.get("CSYNCFS_LONG") == "1"
 _NEVER_S = 1000.0
 
 UNSENT = {
@@ -181,7 +181,7 @@ async def test_no_damaged_page_drops_an_unsent_byte(
         pages = (whole.home / "state" / "store.db").stat().st_size // 4096
         assert pages > 15
         found = 0
-        for page in range(1, pages, 1 if _LONG else 3):
+        for page in range(1, pages, 1 if IS_LONG else 3):
             home = tmp_path / f"page-{page}"
             async with trio.open_nursery() as nursery:
                 bucket = copy.deepcopy(whole.bucket)
@@ -198,7 +198,7 @@ async def test_no_damaged_page_drops_an_unsent_byte(
                 await check_nothing_is_lost(broken)
                 await broken.end()
         # Only a free page may be of no importance.
-        assert found >= len(range(1, pages, 1 if _LONG else 3)) - 1
+        assert found >= len(range(1, pages, 1 if IS_LONG else 3)) - 1
 
 
 @pytest.mark.parametrize("cut", ["removed", "truncated"])

@@ -4,16 +4,15 @@
 seed and tells its story.
 """
 
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.support.fuzz import live_once
+from tests.support.length import IS_LONG
 
-_IS_LONG = os.environ.get("CSYNCFS_LONG") == "1"
-_STORIES = 2000 if _IS_LONG else 200
-_STEPS = 50 if _IS_LONG else 25
+_STORIES = 2000 if IS_LONG else 200
+_STEPS = 50 if IS_LONG else 25
 _AT_ONCE = 20
 
 

@@ -1,7 +1,6 @@
 """The store did what it was asked, nobody heard of it, and then the file was changed again: what
 it did is neither somebody else's version nor a file that comes back."""
 
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from csyncfs.errors import Ambiguous, Throttled
 from csyncfs.types import Item, Kind, Location, RemoteVersion
 from tests.support.engines import Machine, agree, is_conflict, machines, show_bucket
 from tests.support.invariants import check_machine
+from tests.support.length import IS_LONG
 
 
 class LosesReply:
@@ -121,7 +121,6 @@ async def _story(
     check_machine(a)
 
 
-LONG = os.environ.get("CSYNCFS_LONG") == "1"
 # The others ask the same of the code, with other words.
 TELLING = (
     *("edited", "renamed", "renamed and edited", "removed", "renamed over another"),
@@ -129,7 +128,7 @@ TELLING = (
 )
 
 
-@pytest.fixture(params=SEQUELS if LONG else TELLING)
+@pytest.fixture(params=SEQUELS if IS_LONG else TELLING)
 def sequel(request: pytest.FixtureRequest) -> tuple[Act, dict[str, bytes]]:
     return SEQUELS[request.param]
 

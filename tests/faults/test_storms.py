@@ -14,19 +14,19 @@ from typing import Any
 import pytest
 
 from tests.faults.work import Worker, stored
+from tests.support.length import IS_LONG
 from tests.support.mounts import Mount, mounting
 from tests.support.servers import S3Server
 from tests.support.storm import Storm
 
-LONG = os.environ.get("CSYNCFS_LONG") == "1"
 SEED = int(os.environ.get("CSYNCFS_SEED", "0")) or time.time_ns() % 1_000_000
-WORK_S = float(os.environ.get("CSYNCFS_STORM_S", "240" if LONG else "2"))
-DARK_S = 130.0 if LONG else 1.0
-DRAIN_S = 600.0 if LONG else 90.0
-TIMEOUT_S = 10 if LONG else 2
+WORK_S = float(os.environ.get("CSYNCFS_STORM_S", "240" if IS_LONG else "2"))
+DARK_S = 130.0 if IS_LONG else 1.0
+DRAIN_S = 600.0 if IS_LONG else 90.0
+TIMEOUT_S = 10 if IS_LONG else 2
 # Between two things a program does; and between two times the cache is emptied.
-PAUSE_S = 0.1 if LONG else 0.005
-EVICT_S = 10.0 if LONG else 0.4
+PAUSE_S = 0.1 if IS_LONG else 0.005
+EVICT_S = 10.0 if IS_LONG else 0.4
 
 
 def evict(mount: Mount, is_over: threading.Event, every_s: float) -> None:
@@ -85,7 +85,7 @@ def test_what_programs_wrote_is_in_the_bucket_and_nothing_else(
     ):
         print(f"seed={SEED} rate={rate}")
         workers = [
-            Worker(mount.path, f"w{n}", SEED + n, has_large=n == 0 and (dark or LONG))
+            Worker(mount.path, f"w{n}", SEED + n, has_large=n == 0 and (dark or IS_LONG))
             for n in range(4)
         ]
         storm.rate = rate

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.length import some
 from tests.support.mounts import Mount, mounting
 from tests.support.trees import Entry, look
 
@@ -57,7 +58,7 @@ class Place:
         }
 
 
-@pytest.fixture(scope="module", params=["directory", "seaweedfs"])
+@pytest.fixture(scope="module", params=some(("directory", "seaweedfs"), "seaweedfs"))
 def mounted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Mount, Any, str]]:

@@ -23,10 +23,10 @@ import pytest
 
 from tests.support import s3
 from tests.support.calls import DirStream
+from tests.support.length import IS_LONG
 from tests.support.mounts import Mount, mounting
 from tests.support.servers import S3Server
 
-IS_LONG = os.environ.get("CSYNCFS_LONG") == "1"
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 ENTRIES = 100_000 if IS_LONG else 2_000

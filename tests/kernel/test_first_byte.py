@@ -4,7 +4,6 @@ Everything is cold: no cache, no knowledge of the store, a process that has just
 ``-s`` it prints a line; ``CSYNCFS_LONG=1`` has every kind of store.
 """
 
-import os
 import statistics
 import time
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.clouds import ALL
+from tests.support.length import IS_LONG
 from tests.support.mounts import mounting
 
-IS_LONG = bool(os.environ.get("CSYNCFS_LONG"))
 REPEATS = 5 if IS_LONG else 1
 CONTENT = b"first" * 200_000
 

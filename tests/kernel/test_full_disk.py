@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.length import IS_LONG
 from tests.support.mounts import Mount, mounting, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes small disks, as only root can")
@@ -61,7 +62,7 @@ def raises_no_space(call: Callable[[], object]) -> bool:
 
 
 _KINDS = [pytest.param(tmpfs, id="tmpfs")]
-if os.environ.get("CSYNCFS_LONG") == "1":
+if IS_LONG:
     _KINDS.append(pytest.param(ext4, id="ext4"))
 
 

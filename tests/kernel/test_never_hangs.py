@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.length import IS_LONG
 from tests.support.mounts import Mount, is_mounted, mounting, wait_until
 from tests.support.proxy import Fault, Proxy, What
 from tests.support.servers import S3Server
 
-LONG = os.environ.get("CSYNCFS_LONG") == "1"
 MIB = 1 << 20
 CONTENT = bytes(range(256)) * (3 * MIB // 256)
 # Longer than any test here: what ends earlier did not end by it.
@@ -231,7 +231,7 @@ def test_a_read_without_an_answer_ends_at_the_timeout_and_the_log_says_what_was_
         assert f"call=read ino={ino} path='d/f' after_s=2." in ended
 
 
-@pytest.mark.parametrize("how", ["force", "lazy", "signal"] if LONG else ["force", "signal"])
+@pytest.mark.parametrize("how", ["force", "lazy", "signal"] if IS_LONG else ["force", "signal"])
 def test_taking_it_down_in_the_middle_of_everything_ends_the_daemon(
     seaweedfs: S3Server, tmp_path: Path, how: str
 ) -> None:
@@ -319,7 +319,7 @@ def test_news_of_files_that_are_read_never_stop_the_kernel(tmp_path: Path) -> No
         with ThreadPoolExecutor(8) as threads:
             workers = [*(threads.submit(read, n) for n in range(4)), threads.submit(change)]
             try:
-                end, version = time.monotonic() + (60 if LONG else 2), 0
+                end, version = time.monotonic() + (60 if IS_LONG else 2), 0
                 while time.monotonic() < end:
                     version += 1
                     overwrite(version)

@@ -20,13 +20,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.clouds import CLOUDS, Cloud
+from tests.support.length import IS_LONG
 from tests.support.mounts import Mount, mounting
 from tests.support.trees import look, md5
 
-IS_LONG = os.environ.get("CSYNCFS_LONG") == "1"
 _STDLIB = Path(sysconfig.get_path("stdlib"))
 _FEW = ("json", "collections")
-_PACKAGES = ("json", "email", "asyncio", "unittest", "collections", "test/test_json")
+_PACKAGES = ("json", "email", "collections", "test/test_json")
 # Not the user's own settings: the commands have to do the same everywhere.
 _GIT = {
     "GIT_CONFIG_GLOBAL": os.devnull,

@@ -16,15 +16,15 @@ import pytest
 from csyncfs.vfs import Vfs
 from tests.support.batches import draw_and_run
 from tests.support.drawn import lists
+from tests.support.length import IS_LONG
 from tests.support.mounts import Mount, mounting
 from tests.support.oracle import Seen
 from tests.support.real import RealTree, SideBySide, same_tree
 
-_IS_LONG = os.environ.get("CSYNCFS_LONG") == "1"
-_LISTS = 300 if _IS_LONG else 25
+_LISTS = 300 if IS_LONG else 25
 
 
-@pytest.fixture(params=["directory", "seaweedfs"] if _IS_LONG else ["directory"])
+@pytest.fixture(params=["directory", "seaweedfs"] if IS_LONG else ["directory"])
 def mount(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mount]:
     with ExitStack() as stack:
         mask = os.umask(0)

@@ -1,6 +1,5 @@
 """Somebody else changes the same files meanwhile: the merge is the one the decisions say."""
 
-import os
 from typing import Any
 
 import pytest
@@ -8,9 +7,10 @@ from hypothesis import strategies as st
 
 from tests.support.batches import draw_and_run
 from tests.support.foreign import play, rounds
+from tests.support.length import IS_LONG
 from tests.support.story import FLAVOURS
 
-_LISTS = 2000 if os.environ.get("CSYNCFS_LONG") == "1" else 20
+_LISTS = 2000 if IS_LONG else 20
 _AT_ONCE = 10
 
 

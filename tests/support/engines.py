@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 import trio
 
@@ -18,7 +19,7 @@ from csyncfs import fsck, names, opening, recovery
 from csyncfs.adopt import Adopter
 from csyncfs.arrivals import Defaults
 from csyncfs.atime import Access, AccessTimes
-from csyncfs.backends.base import Capabilities
+from csyncfs.backends.base import Backend, Capabilities
 from csyncfs.backends.memory import MemoryBackend, MemoryStore
 from csyncfs.cache.files import ContentFiles
 from csyncfs.cache.holes import Holes
@@ -105,6 +106,7 @@ class Engines:
             raw_names=facts.raw_names,
             real_dirs=facts.real_dirs,
             keeps_attributes=facts.keeps_attributes,
+            keeps_mtime=facts.keeps_mtime,
             max_key_bytes=facts.max_key_bytes,
         )
         with store.transaction():
@@ -233,12 +235,14 @@ class Machine:
         slots: int = 4,
         cache_bytes: int = 1 << 30,
         timeout_s: float = 30.0,
+        backend: Backend | None = None,
     ) -> None:
+        """``backend``: another one than the bucket's."""
         self._disks = home
         self._disk = 0
         self.bucket = bucket
         self.device = device
-        self.backend = MemoryBackend(bucket)
+        self.backend = MemoryBackend(bucket) if backend is None else cast("MemoryBackend", backend)
         self._nursery = nursery
         self._refresh_s = refresh_s
         self._upload_delay_s = upload_delay_s
@@ -252,7 +256,8 @@ class Machine:
         """Every step the backend was asked for, in order."""
         self.on_step: Callable[[str, str], Awaitable[None]] | None = None
         """What the network does: may sleep, raise, or never return."""
-        self.backend.faults = self._step
+        if backend is None:
+            self.backend.faults = self._step
 
     @property
     def home(self) -> Path:

@@ -93,8 +93,11 @@ async def put(
 
     sending = Sending(source, wire.options.fragment_bytes, progress)
     order = Put(key, writing, expect, sending, save_resume)
-    state = await _open_session(wire, order, resume)
-    uploading = _Uploading(wire, order, state)
+    begun = sessions.state_of(resume)
+    state = await _open_session(wire, order, begun)
+    # Also before a rename of the file, or of a directory above.
+    was_begun = begun is not None and begun.put_id == writing.put_id
+    uploading = _Uploading(wire, order, state, was_begun or wire.has_sent(writing.put_id))
     try:
         # The session in use is the one progress tells of.
         sending.progress = uploading.save
@@ -107,9 +110,8 @@ async def put(
         raise
 
 
-async def _open_session(wire: Wire, order: Put, resume: str | None) -> State | None:
+async def _open_session(wire: Wire, order: Put, found: State | None) -> State | None:
     """The unfinished upload to go on with; any other one of the key is freed."""
-    found = sessions.state_of(resume)
     is_good = found is not None and (found.key, found.size, found.put_id, found.base) == (
         order.key,
         order.sending.size,
@@ -130,11 +132,11 @@ async def _open_session(wire: Wire, order: Put, resume: str | None) -> State | N
 class _Uploading:
     """One put under way."""
 
-    def __init__(self, wire: Wire, order: Put, state: State | None) -> None:
+    def __init__(self, wire: Wire, order: Put, state: State | None, is_doubtful: bool) -> None:
         self._wire = wire
         self._order = order
         self._state = state
-        self._is_doubtful = state is not None or wire.has_sent(order.key, order.writing.put_id)
+        self._is_doubtful = is_doubtful
         """A request of this put was sent and not answered, now or before: what is there may be
         ours. Never asked otherwise: the hash cannot tell files that repeat themselves apart."""
 

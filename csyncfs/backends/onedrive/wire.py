@@ -177,10 +177,9 @@ class Wire:
         while len(self._sent) > _SENT_KEPT:
             self._sent.popitem(last=False)
 
-    def has_sent(self, key: str, put_id: str) -> bool:
-        """Whether this put was under way before."""
-        found = self._sent.get(key)
-        return found is not None and found.put_id == put_id
+    def has_sent(self, put_id: str) -> bool:
+        """Whether this put was under way before, perhaps to where the file was then."""
+        return any(sent.put_id == put_id for sent in self._sent.values())
 
     def sent(self, key: str, size: int, quick_xor: str, tag: str) -> Sent | None:
         """What this process sent to the key, if that is what is there."""
