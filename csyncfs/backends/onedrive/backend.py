@@ -143,6 +143,7 @@ class OneDriveBackend:
     async def aclose(self) -> None:
         wire, self._wire = self._wire, None
         if wire is not None:
+            await sessions.cancel_left(wire)
             await wire.client.aclose()
 
     def _connected(self) -> Wire:

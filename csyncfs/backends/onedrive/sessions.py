@@ -63,14 +63,26 @@ async def cancel(wire: Wire, url: str) -> None:
 
 
 async def cancel_quietly(wire: Wire, key: str, url: str) -> None:
-    """Free it if that goes fast; also while the caller is being cancelled."""
+    """Free it if that goes fast; also while the caller is being cancelled. What does not is tried
+    again with the next upload, and when the mount ends; after that it expires."""
     wire.sessions.pop(key, None)
-    with trio.move_on_after(_CANCEL_S, shield=True):
-        try:
-            await cancel(wire, url)
-        except CsyncError:
-            # It expires.
-            return
+    wire.left_sessions.append(url)
+    await cancel_left(wire)
+
+
+async def cancel_left(wire: Wire, *, shield: bool = True) -> None:
+    """Free what could not be freed before, as far as that goes fast."""
+    with trio.move_on_after(_CANCEL_S, shield=shield):
+        while wire.left_sessions:
+            url, is_free = wire.left_sessions.popleft(), False
+            try:
+                await cancel(wire, url)
+                is_free = True
+            except CsyncError:
+                return
+            finally:
+                if not is_free:
+                    wire.left_sessions.append(url)
 
 
 async def next_byte(wire: Wire, url: str, size: int) -> int:

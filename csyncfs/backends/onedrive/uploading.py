@@ -118,6 +118,7 @@ async def _open_session(wire: Wire, order: Put, found: State | None) -> State | 
         order.writing.put_id,
         order.base,
     )
+    await sessions.cancel_left(wire, shield=False)
     left = wire.sessions.get(order.key)
     if found is not None and not is_good:
         await sessions.cancel_quietly(wire, found.key, found.url)

@@ -5,7 +5,7 @@ made, upload sessions it left open, and what it sent last to a key.
 """
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _LOOKS: Final = 3
 _WAITS: Final = 3
 _SENT_KEPT: Final = 4096
+_LEFT_KEPT: Final = 1000
 _PAUSE_S: Final = 0.3
 
 
@@ -72,6 +73,8 @@ class Wire:
         self.fresh: Final = Fresh()
         self.sessions: Final[dict[str, str]] = {}
         """Upload sessions nobody finished yet, by key: their addresses."""
+        self.left_sessions: Final[deque[str]] = deque(maxlen=_LEFT_KEPT)
+        """Addresses of those that are of no use any more and could not be freed yet."""
         self.damaged: Final[dict[str, str]] = {}
         """Checksums of downloads that were not as told, by item and version."""
         self._sent: OrderedDict[str, Sent] = OrderedDict()

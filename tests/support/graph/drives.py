@@ -477,7 +477,8 @@ class Drive:
 
         if self.is_personal and name.endswith(_MEDIA) and self.knobs.postproc_s is not None:
             self._later(self.knobs.postproc_s, process)
-        is_library = self.flavour is Flavour.SHAREPOINT
+        # In an empty file is nothing to write properties into.
+        is_library = self.flavour is Flavour.SHAREPOINT and bool(len(item.blob))
         if is_library and name.endswith(_OFFICE) and self.knobs.enrich_s is not None:
             self._later(self.knobs.enrich_s, enrich)
 
