@@ -36,6 +36,7 @@ from csyncfs.eviction import Evictor
 from csyncfs.fetcher import Fetcher
 from csyncfs.fuse import Adapter, KernelNotifier, Session
 from csyncfs.inode import InodeTable
+from csyncfs.leftovers import Leftovers
 from csyncfs.moves import Moves
 from csyncfs.ordering import Ordering
 from csyncfs.places import TreePolicy
@@ -366,6 +367,7 @@ class _Mount:
                 await trio.sleep(pause_s)
                 pause_s = min(pause_s * 2, 15.0)
         await services.start(self._uploader.run)
+        services.start_soon(Leftovers(self._store, self._client).run)
         services.start_soon(self._ask_space)
         capabilities = self._client.capabilities
         if capabilities is not None and capabilities.change_feed:

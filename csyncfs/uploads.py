@@ -65,7 +65,8 @@ class Uploads:
             return
         intent, row = found, inodes.get(self._store, intent.inode)
         if row is None or row.nlink == 0:
-            journal.remove(self._store, intent.seq)
+            with self._store.transaction():
+                journal.drop(self._store, intent.seq)
             return
         try:
             await self._step(intent, row)(intent, row)

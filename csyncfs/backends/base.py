@@ -161,8 +161,9 @@ class Backend(Protocol):
         """
         ...
 
-    async def abandon(self, location: Location, resume: str) -> None:
-        """Free what an unfinished upload holds. Nothing to free is no error."""
+    async def abandon(self, resume: str) -> None:
+        """Free what an unfinished upload holds, by what it saved last. Nothing to free is no
+        error."""
         ...
 
     async def set_attributes(

@@ -1,5 +1,8 @@
 """Private subclasses of csyncfs's errors: what this package has to know beyond the tree."""
 
+import traceback
+from pathlib import PurePath
+
 from csyncfs.errors import CsyncError, NotFound, Offline, Retry, VersionMismatch
 
 
@@ -29,3 +32,13 @@ class ServerFailed(Retry):
 
 def may_have_happened(error: CsyncError) -> bool:
     return isinstance(error, (LostReply, ServerFailed))
+
+
+def nature(error: BaseException) -> str:
+    """Of an error that nobody foresaw: what it is and where it came from, which is all that may be
+    told; its text may quote what was sent."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return type(error).__name__
+    place = PurePath(frames[-1].filename)
+    return f"{type(error).__name__} in {place.parent.name}/{place.name}:{frames[-1].lineno}"

@@ -378,8 +378,8 @@ class GuardedBackend:
         self._tally.bytes_up += source.size
         return item
 
-    async def abandon(self, location: Location, resume: str) -> None:
-        await self._control("abandon", lambda: self.inner.abandon(location, resume))
+    async def abandon(self, resume: str) -> None:
+        await self._control("abandon", lambda: self.inner.abandon(resume))
 
     async def set_attributes(
         self, location: Location, kind: Kind, writing: Writing, expect: RemoteVersion

@@ -279,9 +279,13 @@ class MemoryStore:
         return upload_id, upload.parts
 
     def upload(self, upload_id: str, key: str, size: int) -> list[bytes] | None:
-        """The parts of an unfinished upload, None if there is no such one (any more)."""
+        """The parts of an unfinished upload, None if there is no such one (any more); one of
+        something else is freed."""
         upload = self._uploads.get(upload_id)
-        return upload.parts if upload and (upload.key, upload.size) == (key, size) else None
+        if upload is None or (upload.key, upload.size) != (key, size):
+            self.end(upload_id)
+            return None
+        return upload.parts
 
     def end(self, upload_id: str) -> None:
         self._uploads.pop(upload_id, None)
@@ -433,8 +437,8 @@ class MemoryBackend:
             done = store.accept(key, expect, writing.put_id)
         return done or store.put(key, content, writing)
 
-    async def abandon(self, location: Location, resume: str) -> None:
-        await self._step("abandon", location.key)
+    async def abandon(self, resume: str) -> None:
+        await self._step("abandon", "")
         self.store.end(resume)
 
     async def set_attributes(

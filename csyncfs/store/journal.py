@@ -274,6 +274,11 @@ def hold(store: Store, seq: Seq, until_ns: int, reason: str) -> None:
 
 def start_put(store: Store, seq: Seq, put_id: str, generation: int) -> None:
     """Note the id before the request can have an effect; resume of another content is void."""
+    _give_up(
+        store,
+        "seq = ? AND put_generation IS NOT ?",
+        (seq, generation),
+    )
     store.run(
         "UPDATE intent SET resume = CASE WHEN put_generation IS ? THEN resume END, "
         "put_id = ?, put_generation = ? WHERE seq = ?",
@@ -301,11 +306,38 @@ def rebase_keys(store: Store, old: str, new: str) -> None:
 
 
 def remove(store: Store, seq: Seq) -> None:
+    """It was kept."""
     store.run("DELETE FROM intent WHERE seq = ?", (seq,))
+
+
+def drop(store: Store, seq: Seq) -> None:
+    """It is void."""
+    _give_up(store, "seq = ?", (seq,))
+    remove(store, seq)
+
+
+def _give_up(store: Store, which: str, values: tuple[int | str, ...]) -> None:
+    """What unfinished uploads hold in the store is to be freed."""
+    store.run(
+        "INSERT INTO unfinished (resume) SELECT resume FROM intent "
+        f"WHERE kind = 'put' AND resume IS NOT NULL AND {which}",
+        values,
+    )
+
+
+def first_unfinished(store: Store) -> tuple[int, str] | None:
+    """An upload that nobody goes on with: its id, and what it saved last."""
+    row = store.one("SELECT id, resume FROM unfinished ORDER BY id LIMIT 1")
+    return (row[0], row[1]) if row else None
+
+
+def remove_unfinished(store: Store, number: int) -> None:
+    store.run("DELETE FROM unfinished WHERE id = ?", (number,))
 
 
 def remove_kind(store: Store, ino: InodeId, kind: IntentKind) -> None:
     """Any but a DELETE."""
+    _give_up(store, "inode = ? AND kind = ? AND kind <> 'delete'", (ino, kind.value))
     removed = store.all(
         "DELETE FROM intent WHERE inode = ? AND kind = ? AND kind <> 'delete' "
         "RETURNING kind, resume, created_ns",
@@ -316,6 +348,7 @@ def remove_kind(store: Store, ino: InodeId, kind: IntentKind) -> None:
 
 def remove_all(store: Store, ino: InodeId) -> None:
     """The inode has lost its last name: only DELETEs stay."""
+    _give_up(store, "inode = ? AND kind <> 'delete'", (ino,))
     removed = store.all(
         "DELETE FROM intent WHERE inode = ? AND kind <> 'delete' "
         "RETURNING kind, resume, created_ns",

@@ -29,6 +29,8 @@ _BY_ID: Final = {
     "content": "inode",
     "intent": "seq",
     "attempt": "inode",
+    "held": "inode",
+    "unfinished": "id",
 }
 _BY_KEY: Final = {"xattr": "inode, name", "setting": "name"}
 _BATCH: Final = 1000

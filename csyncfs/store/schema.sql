@@ -133,6 +133,12 @@ CREATE TABLE held (
     since_ns    INTEGER NOT NULL
 ) STRICT;
 
+-- Unfinished uploads that nobody goes on with: what they hold in the store is to be freed.
+CREATE TABLE unfinished (
+    id          INTEGER PRIMARY KEY,
+    resume      TEXT NOT NULL                       -- as intent.resume
+) STRICT;
+
 CREATE TABLE setting (
     name        TEXT PRIMARY KEY,
     value       TEXT NOT NULL

@@ -365,8 +365,8 @@ class TransferClient:
         fd = source.fd if content is None else None
         return await self._item(request, fd=fd, confirm=source.confirm, save_resume=save_resume)
 
-    async def abandon(self, location: Location, resume: str) -> None:
-        await self._call(Done, Abandon(self._next_id(), location, resume))
+    async def abandon(self, resume: str) -> None:
+        await self._call(Done, Abandon(self._next_id(), resume))
 
     async def set_attributes(
         self, location: Location, kind: Kind, writing: Writing, expect: RemoteVersion

@@ -104,7 +104,6 @@ class Put(Request, tag=5):
 
 
 class Abandon(Request, tag=6):
-    location: Location
     resume: str
 
 

@@ -231,7 +231,7 @@ class Host:
                 await backend.delete(request.location, request.kind, request.expect)
                 return Done(request.id)
             case Abandon():
-                await backend.abandon(request.location, request.resume)
+                await backend.abandon(request.resume)
                 return Done(request.id)
             case Connect():
                 capabilities = await backend.connect()

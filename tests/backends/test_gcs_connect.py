@@ -167,7 +167,7 @@ async def test_nothing_secret_is_logged(
         await put(gcs_backend, "file", content)
     except CsyncError as exc:
         messages.append(str(exc))
-    await gcs_backend.abandon(Location("file"), content.saved[-1])
+    await gcs_backend.abandon(content.saved[-1])
     await gcs_backend.list_page(Location(""), None)
     messages += [record.getMessage() for record in caplog.records]
     assert messages

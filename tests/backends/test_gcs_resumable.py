@@ -114,7 +114,7 @@ async def test_a_session_that_is_gone_starts_over(
     if how == "expired":
         gcs_bucket.expire_sessions()
     elif how == "cancelled":
-        await gcs_backend.abandon(FILE, resume)
+        await gcs_backend.abandon(resume)
     else:
         state = json.loads(resume)
         state["session"] = state["session"].partition("upload_id=")[0] + "upload_id=unknown"
@@ -228,7 +228,7 @@ async def test_all_but_the_last_chunk_is_sent_before_the_question(
     assert gcs_bucket.contents() == {}
     (session,) = gcs_bucket.sessions()
     assert len(session.received) == 24 * MIB
-    await gcs_backend.abandon(FILE, content.saved[-1])
+    await gcs_backend.abandon(content.saved[-1])
     assert gcs_bucket.sessions() == []
 
 
@@ -257,7 +257,7 @@ async def test_the_state_of_another_endpoint_is_left_alone(
     state["endpoint"] = "https://storage.example.org"
     state["session"] = "https://storage.example.org/upload?upload_id=1"
     await put(gcs_backend, "file", content, stamp=stamp, resume=json.dumps(state))
-    await gcs_backend.abandon(FILE, json.dumps(state))
+    await gcs_backend.abandon(json.dumps(state))
     assert gcs_bucket.contents() == {"file": data}
     assert (await gcs_backend.head(FILE, Kind.FILE)).put_id == stamp.put_id
 

@@ -330,5 +330,5 @@ async def test_nothing_said_holds_an_address(
     emu.faults.clear()
     backend = mount.backend
     assert isinstance(backend, OneDriveBackend)
-    await backend.abandon(Location("file"), states[-1])
-    await backend.abandon(Location("file"), states[-1])
+    await backend.abandon(states[-1])
+    await backend.abandon(states[-1])

@@ -108,7 +108,7 @@ async def test_a_wrong_clock(s3_server: S3Server, bucket: str) -> None:
 
 async def test_calls_before_connect_are_offline(s3_server: S3Server) -> None:
     with pytest.raises(Offline):
-        await S3Backend(options_for(s3_server, "b")).abandon(_ROOT, "{}")
+        await S3Backend(options_for(s3_server, "b")).abandon("{}")
 
 
 async def test_connecting_again_after_an_outage(s3_server: S3Server, bucket: str) -> None:

@@ -151,8 +151,8 @@ async def test_the_state_of_an_aborted_upload_is_no_error(
         with pytest.raises(Superseded):
             await put(backend, "big", content, stamp=stamp)
         assert _uploads(s3_server, bucket) == 1
-        await backend.abandon(Location("big"), content.saved[-1])
-        await backend.abandon(Location("big"), content.saved[-1])
+        await backend.abandon(content.saved[-1])
+        await backend.abandon(content.saved[-1])
         assert _uploads(s3_server, bucket) == 0
         content.is_confirmed = True
 
@@ -167,7 +167,7 @@ async def test_a_state_nobody_understands_is_no_error(
 ) -> None:
     content = Content(tmp_path / "c", DATA[: PART + 1])
     async with connected(options_for(s3_server, bucket, **SIZES), VERDICTS["seaweedfs"]) as backend:
-        await backend.abandon(Location("big"), resume)
+        await backend.abandon(resume)
 
         await put(backend, "big", content, resume=resume)
 

@@ -175,7 +175,7 @@ async def test_a_superseded_put_commits_nothing(mount: Mount, size: int) -> None
     assert await mount.names() == ["old"]
     assert await mount.read("old") == b"base"
     if states:
-        await mount.backend.abandon(Location("new"), states[-1])
+        await mount.backend.abandon(states[-1])
 
 
 @pytest.mark.parametrize("size", [9, 20 * MIB])
@@ -259,7 +259,7 @@ async def test_a_stale_resume_starts_over(mount: Mount) -> None:
     states: list[str] = []
     await mount.put("file", content, save_resume=states.append)
     for state in states[-1:]:
-        await mount.backend.abandon(Location("file"), state)
+        await mount.backend.abandon(state)
         await mount.put("again", content, resume=state)
         await mount.put("small", b"content", resume=state)
         assert await mount.read("again") == content
@@ -281,8 +281,8 @@ async def test_abandon_frees_and_nothing_to_free_is_no_error(mount: Mount) -> No
     if not states:
         assert await mount.read("file") == content
         pytest.skip(f"{mount.can.name} sends 20 MiB in one step")
-    await mount.backend.abandon(Location("file"), states[-1])
-    await mount.backend.abandon(Location("file"), states[-1])
+    await mount.backend.abandon(states[-1])
+    await mount.backend.abandon(states[-1])
     await mount.put("file", content, resume=states[-1])
     assert await mount.read("file") == content
 

@@ -422,6 +422,48 @@ async def test_a_large_upload_goes_on_where_a_crash_left_it(
         assert bucket.unfinished_uploads == 0
 
 
+@pytest.mark.parametrize("then", ["removed", "edited", "replaced", "renamed"])
+async def test_what_an_upload_holds_is_freed_when_nobody_goes_on_with_it(
+    tmp_path: Path, autojump_clock: MockClock, then: str
+) -> None:
+    bucket = MemoryStore(part_bytes=100)
+    content = bytes(range(250)) * 4
+    async with machines(tmp_path, bucket, "a", upload_delay_s=0.0) as (a,):
+
+        async def dark_after_six(step: str, key: str) -> None:
+            if sum(step == "put:part" for step, _ in a.requests) >= 6:
+                raise Offline("dark")
+
+        a.on_step = dark_after_six
+        await a.write("f", content)
+        await trio.sleep(30)
+        assert bucket.unfinished_uploads == 1
+        match then:
+            case "removed":
+                await a.unlink("f")
+            case "edited":
+                await a.write("f", content + b"more")
+            case "replaced":
+                await a.write("other", b"small")
+                await a.rename("other", "f")
+            case _:
+                await a.rename("f", "g")
+        # Also if it is only known to the next one.
+        await a.crash()
+        a.on_step = None
+        await a.start()
+        shown = await agree(a)
+        await trio.sleep(60)
+        assert bucket.unfinished_uploads == 0
+        told = {
+            "removed": {},
+            "edited": {"f": content + b"more"},
+            "replaced": {"f": b"small"},
+            "renamed": {"g": content},
+        }
+        assert shown == told[then]
+
+
 async def test_an_edited_file_larger_than_the_cache_is_uploaded(
     tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
 ) -> None:

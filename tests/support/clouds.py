@@ -38,7 +38,7 @@ def _own(names: "Mapping[str, object]") -> set[str]:
 
 
 def _own_dirs(names: Iterable[str]) -> set[str]:
-    return {name.rstrip("/") for name in names if not name.startswith(RESERVED_DIR)}
+    return {name.rstrip("/") for name in names if not f"{name}/".startswith(RESERVED_DIR)}
 
 
 @contextmanager

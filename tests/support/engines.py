@@ -30,6 +30,7 @@ from csyncfs.deletions import Deletions
 from csyncfs.eviction import Evictor
 from csyncfs.fetcher import Fetcher
 from csyncfs.inode import InodeTable
+from csyncfs.leftovers import Leftovers
 from csyncfs.moves import Moves
 from csyncfs.ordering import Ordering
 from csyncfs.places import TreePolicy
@@ -47,6 +48,7 @@ from csyncfs.uploader import Uploader
 from csyncfs.uploads import Uploads
 from csyncfs.vfs import Changes, Vfs
 from csyncfs.xattrs import Xattrs
+from tests.support.trees import must_agree
 
 NS = 1_000_000_000
 START_NS = 1_800_000_000 * NS
@@ -216,6 +218,7 @@ class Engines:
             await services.start(self.poller.run)
             await services.start(self.content.run)
             await services.start(self.uploader.run)
+            services.start_soon(Leftovers(self.store, self.backend).run)
             self.is_started = True
             task_status.started()
 
@@ -573,13 +576,7 @@ async def agree(*machines: Machine) -> dict[str, Content_]:
         assert machine.intents() == [], f"{machine.device} has promises left"
     shown = show_bucket(machines[0].bucket)
     for machine in machines:
-        local = await machine.show()
-        differs = {
-            path: (local.get(path, "absent"), shown.get(path, "absent"))
-            for path in local.keys() | shown.keys()
-            if local.get(path, "absent") != shown.get(path, "absent")
-        }
-        assert not differs, f"(on {machine.device}, in the bucket): {differs}"
+        must_agree(f"on {machine.device}", await machine.show(), shown)
     return shown
 
 

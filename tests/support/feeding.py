@@ -2,6 +2,7 @@
 
 from csyncfs.changes import Follower
 from tests.support.engines import Content_, Machine, show_bucket
+from tests.support.trees import must_agree
 
 
 def follower_of(machine: Machine) -> Follower:
@@ -26,11 +27,6 @@ async def at_rest(machine: Machine, follower: Follower) -> dict[str, Content_]:
         await machine.flush()
         await follower.poll()
     assert machine.intents() == []
-    local, shown = await machine.show(), show_bucket(machine.bucket)
-    differs = {
-        path: (local.get(path, "absent"), shown.get(path, "absent"))
-        for path in local.keys() | shown.keys()
-        if local.get(path, "absent") != shown.get(path, "absent")
-    }
-    assert not differs, f"(here, in the store): {differs}"
+    shown = show_bucket(machine.bucket)
+    must_agree("here", await machine.show(), shown)
     return shown

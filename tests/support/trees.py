@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,3 +63,15 @@ def md5(path: "bytes | Path") -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def must_agree(
+    where: str, found: Mapping[str, bytes | None], expected: Mapping[str, bytes | None]
+) -> None:
+    """Fails with what differs between a mount and what others see in its store."""
+    differs = {
+        path: (found.get(path, "absent"), expected.get(path, "absent"))
+        for path in found.keys() | expected.keys()
+        if found.get(path, "absent") != expected.get(path, "absent")
+    }
+    assert not differs, f"({where}, in the store): {differs}"

@@ -95,7 +95,7 @@ async def test_every_call_gives_what_the_backend_gives() -> None:
         with pytest.raises(NotFound):
             await backend.head(NEW, Kind.FILE)
         assert (await backend.make_dir(Location("d/"), WRITING)).kind is Kind.DIR
-        await backend.abandon(NEW, "{}")
+        await backend.abandon("{}")
         assert await backend.space() is None
         assert client.online
         assert client.counters.failed == 1
@@ -284,7 +284,7 @@ DEADLY: list[tuple[str, type[Retry], Callable[[TransferClient], Awaitable[Any]]]
     ("put", Ambiguous, lambda c: put(c, b"x")),
     ("put:commit", Ambiguous, lambda c: put(c, b"x")),
     ("put:done", Ambiguous, lambda c: put(c, b"x")),
-    ("abandon", Offline, lambda c: c.abandon(FILE_AT, "{}")),
+    ("abandon", Offline, lambda c: c.abandon("{}")),
     (
         "set_attributes",
         Ambiguous,

@@ -95,7 +95,7 @@ class AzureBackend:
             )
         return await uploading.put_small(wire, commits, key, source, writing, expect)
 
-    async def abandon(self, location: Location, resume: str) -> None:
+    async def abandon(self, resume: str) -> None:
         # Azure drops blocks that nobody commits, by itself and only so.
         self._connected()
 

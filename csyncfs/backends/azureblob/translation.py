@@ -11,7 +11,7 @@ import requests.exceptions
 import urllib3.exceptions
 from azure.core import exceptions as sdk
 
-from csyncfs.backends.failures import BadParts, Contended, LostReply, ServerFailed, Unmet
+from csyncfs.backends.failures import BadParts, Contended, LostReply, ServerFailed, Unmet, nature
 from csyncfs.errors import (
     AccessDenied,
     BackendError,
@@ -50,7 +50,7 @@ def translate(error: Exception, doing: str) -> CsyncError:
         case sdk.AzureError() | OSError() | urllib3.exceptions.HTTPError():
             return LostReply(f"{doing}: the connection broke ({_cause(error)})")
         case _:
-            return Hold(f"{doing}: {type(error).__name__}")
+            return Hold(f"{doing}: {nature(error)}")
 
 
 _NEVER_SENT: Final = (

@@ -345,8 +345,8 @@ class DirectoryBackend:
         with scope, suppress(CsyncError):
             await self._call("", temps.discard, self._tree, made)
 
-    async def abandon(self, location: Location, resume: str) -> None:
-        await self._call(location.key, self._abandon, resume)
+    async def abandon(self, resume: str) -> None:
+        await self._call("", self._abandon, resume)
 
     def _abandon(self, resume: str) -> None:
         name, done = _parse(resume)

@@ -87,7 +87,7 @@ class GcsBackend:
             )
         return await uploading.put_small(wire, commits, key, source, writing, expect)
 
-    async def abandon(self, location: Location, resume: str) -> None:
+    async def abandon(self, resume: str) -> None:
         state = resumable.load_state(resume)
         if state is not None and state.session:
             await resumable.cancel(self._connected(), state)

@@ -13,7 +13,7 @@ import urllib3.exceptions
 from google.api_core import exceptions as api
 from google.auth import exceptions as auth
 
-from csyncfs.backends.failures import Contended, LostReply, NoUpload, ServerFailed, Unmet
+from csyncfs.backends.failures import Contended, LostReply, NoUpload, ServerFailed, Unmet, nature
 from csyncfs.errors import (
     AccessDenied,
     BackendError,
@@ -87,10 +87,10 @@ def translate(error: Exception, doing: str) -> CsyncError:
             if isinstance(
                 error, (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema)
             ):
-                return Hold(f"{doing}: {type(error).__name__}")
+                return Hold(f"{doing}: {nature(error)}")
             return LostReply(f"{doing}: the connection broke ({_cause(error)})")
         case _:
-            return Hold(f"{doing}: {type(error).__name__}")
+            return Hold(f"{doing}: {nature(error)}")
 
 
 def _reply(error: Any) -> Any:

@@ -88,7 +88,7 @@ class OneDriveBackend:
             self._connected(), location.key, source, writing, expect, resume, save_resume
         )
 
-    async def abandon(self, location: Location, resume: str) -> None:
+    async def abandon(self, resume: str) -> None:
         wire, state = self._connected(), sessions.state_of(resume)
         if state is not None:
             wire.sessions.pop(state.key, None)

@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 import httpx
 
-from csyncfs.backends.failures import Contended, LostReply, ServerFailed, Unmet
+from csyncfs.backends.failures import Contended, LostReply, ServerFailed, Unmet, nature
 from csyncfs.errors import (
     AccessDenied,
     BackendError,
@@ -117,7 +117,7 @@ def broken(error: Exception, doing: str) -> CsyncError:
         case httpx.HTTPError() | OSError():
             return LostReply(f"{doing}: the connection broke ({type(error).__name__})")
         case _:
-            return Hold(f"{doing}: {type(error).__name__}")
+            return Hold(f"{doing}: {nature(error)}")
 
 
 def retry_after(reply: httpx.Response) -> float | None:

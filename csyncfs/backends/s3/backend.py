@@ -102,14 +102,14 @@ class S3Backend:
                 wire, commits, key, source, writing, expect, resume, save_resume
             )
         if resume is not None:
-            await self.abandon(location, resume)
+            await self.abandon(resume)
         return await uploading.put_small(wire, commits, key, source, writing, expect)
 
-    async def abandon(self, location: Location, resume: str) -> None:
+    async def abandon(self, resume: str) -> None:
         wire, _ = self._connected()
         state = multipart.load_state(resume)
         if state is not None:
-            await multipart.abort(wire, location.key, state.upload_id)
+            await multipart.abort(wire, state.key, state.upload_id)
 
     async def set_attributes(
         self, location: Location, kind: Kind, writing: Writing, expect: RemoteVersion

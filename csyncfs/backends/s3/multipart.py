@@ -38,6 +38,7 @@ class State(msgspec.Struct):
     """What an upload is resumed from, as JSON."""
 
     upload_id: str
+    key: str
     put_id: str
     size: int
     part_size: int
@@ -148,7 +149,7 @@ async def _create(wire: Wire, key: str, source: Source, writing: Writing) -> Sta
     stamps = metadata.encode(writing, wire.options.full_key(key))
     upload_id = await create(wire, key, Metadata=stamps, ContentType=content_type(key))
     part_size = wire.options.part_size_for(source.size)
-    return State(upload_id, writing.put_id, source.size, part_size)
+    return State(upload_id, key, writing.put_id, source.size, part_size)
 
 
 async def _usable(
@@ -158,10 +159,11 @@ async def _usable(
 
     Raises NoUpload.
     """
-    if (state.put_id, state.size) != (writing.put_id, source.size) or state.part_size <= 0:
+    known, wanted = (state.put_id, state.size, state.key), (writing.put_id, source.size, key)
+    if known != wanted or state.part_size <= 0:
         # Metadata is fixed when an upload is created, so another attempt cannot use it.
         with trio.move_on_after(_CLEANUP_S):
-            await try_abort(wire, key, state.upload_id)
+            await try_abort(wire, state.key, state.upload_id)
         return None
     with trio.move_on_after(_STRAYS_S):
         # Parts of a cancelled attempt may still be under way; rclone loses a part sent twice.

@@ -17,6 +17,7 @@ from csyncfs.backends.failures import (
     NoUpload,
     ServerFailed,
     Unmet,
+    nature,
 )
 from csyncfs.errors import (
     AccessDenied,
@@ -48,7 +49,7 @@ def translate(error: Exception, operation: str) -> CsyncError:
             # Some errors of a broken stream come through the SDK unwrapped.
             return LostReply(f"{_doing(operation)}: the connection broke ({type(error).__name__})")
         case _:
-            return Hold(f"{_doing(operation)}: {type(error).__name__}")
+            return Hold(f"{_doing(operation)}: {nature(error)}")
 
 
 _NEVER_SENT: Final = (

@@ -19,3 +19,9 @@ CREATE TABLE held (
     items       INTEGER NOT NULL,                   -- how many that are
     since_ns    INTEGER NOT NULL
 ) STRICT;
+
+-- Unfinished uploads that nobody goes on with: what they hold in the store is to be freed.
+CREATE TABLE unfinished (
+    id          INTEGER PRIMARY KEY,
+    resume      TEXT NOT NULL                       -- as intent.resume
+) STRICT;
