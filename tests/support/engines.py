@@ -1,8 +1,8 @@
 """Whole mounts without a kernel: the engines wired as ``mount`` does, over a MemoryStore.
 
 A ``Machine`` is a computer with a disk: ``start`` mounts, ``stop`` unmounts cleanly, ``crash``
-drops everything that is only in memory, ``start`` again finds the disk as the crash left it.
-Machines share a bucket. Time is trio's, so tests run under the autojump clock.
+drops what is only in memory, ``start`` again finds the disk as the crash left it. Machines share a
+bucket. Time is trio's, so tests run under the autojump clock.
 """
 
 import os
@@ -240,7 +240,6 @@ class Machine:
         timeout_s: float = 30.0,
         backend: Backend | None = None,
     ) -> None:
-        """``backend``: another one than the bucket's."""
         self._disks = home
         self._disk = 0
         self.bucket = bucket
