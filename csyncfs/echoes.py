@@ -56,7 +56,7 @@ class Echoes:
             return False
         self._let_the_server_end(intent.inode)
         kind = Kind.DIR if attempt.is_dir else Kind.FILE
-        item = await self._promise.head(Location(attempt.key), kind)
+        item = await self._promise.head(Location(attempt.key), kind, self._saved(attempt, intent))
         row = inodes.get(self._store, intent.inode)
         if item is not None and row is not None and row.nlink:
             if self._is_ours(attempt, item) and await self._has_left(attempt, row):
@@ -67,6 +67,11 @@ class Echoes:
                     self._promise.delete_later(row.id, item.location, None, is_dir=True)
         self.known(intent.inode)
         return True
+
+    def _saved(self, attempt: Attempt, intent: Intent) -> str | None:
+        """What the request saved last, if it was an upload."""
+        put = journal.find(self._store, intent.inode, IntentKind.PUT)
+        return put.resume if put is not None and put.put_id == attempt.put_id else None
 
     def _is_half_made(self, item: Item) -> bool:
         """Whether the item is a directory without its attributes, which some servers take in a
@@ -145,7 +150,7 @@ class Echoes:
         location, kind = intent.location, Kind.DIR if intent.is_dir else Kind.FILE
         self._promise.must_be_idle(intent.inode, location.key)
         self._promise.works_on(intent.inode, location.key)
-        item = await self._promise.head(location, kind)
+        item = await self._promise.head(location, kind, intent.resume)
         if item is not None and (item.put_id == intent.put_id or self._is_half_made(item)):
             try:
                 await self._promise.backend.delete(location, kind, item.version)

@@ -240,9 +240,9 @@ class Promise:
         for dentry in inodes.names_of(self.store, ino):
             self.watcher.look_soon(dentry.parent)
 
-    async def head(self, location: Location, kind: Kind) -> Item | None:
+    async def head(self, location: Location, kind: Kind, resume: str | None = None) -> Item | None:
         try:
-            return await self.backend.head(location, kind)
+            return await self.backend.head(location, kind, resume)
         except NotFound:
             return None
 

@@ -124,10 +124,12 @@ class Backend(Protocol):
         """
         ...
 
-    async def head(self, location: Location, kind: Kind) -> Item:
+    async def head(self, location: Location, kind: Kind, resume: str | None = None) -> Item:
         """The item as it is now, with attributes. Raises NotFound.
 
-        For a DIR without a marker but with children: version None, attributes None.
+        For a DIR without a marker but with children: version None, attributes None. ``resume``:
+        what an upload to this place saved last. Where items carry no put ids, one that it made
+        is known by that.
         """
         ...
 

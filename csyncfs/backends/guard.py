@@ -329,8 +329,8 @@ class GuardedBackend:
         limit_s = self._limits.feed_s
         return await self._call("changes", Lane.CONTROL, limit_s, lambda _: feed.changes(cursor))
 
-    async def head(self, location: Location, kind: Kind) -> Item:
-        return await self._look("head", lambda: self.inner.head(location, kind))
+    async def head(self, location: Location, kind: Kind, resume: str | None = None) -> Item:
+        return await self._look("head", lambda: self.inner.head(location, kind, resume))
 
     async def fetch(
         self, location: Location, span: Span, fd: int, expect: RemoteVersion, landed: Landed

@@ -356,7 +356,7 @@ class MemoryBackend:
             raise Unsupported("this store has no change feed")
         return store.feed.page(cursor, store.page_items, lambda key: store.item(key, listed=True))
 
-    async def head(self, location: Location, kind: Kind) -> Item:
+    async def head(self, location: Location, kind: Kind, resume: str | None = None) -> Item:
         await self._step("head", location.key)
         return self._found(location.key, kind)
 

@@ -340,7 +340,7 @@ def remove_kind(store: Store, ino: InodeId, kind: IntentKind) -> None:
     _give_up(store, "inode = ? AND kind = ? AND kind <> 'delete'", (ino, kind.value))
     removed = store.all(
         "DELETE FROM intent WHERE inode = ? AND kind = ? AND kind <> 'delete' "
-        "RETURNING kind, resume, created_ns",
+        "RETURNING kind, resume, created_ns, put_id",
         (ino, kind.value),
     )
     _clear_aside(store, ino, removed)
@@ -351,7 +351,7 @@ def remove_all(store: Store, ino: InodeId) -> None:
     _give_up(store, "inode = ? AND kind <> 'delete'", (ino,))
     removed = store.all(
         "DELETE FROM intent WHERE inode = ? AND kind <> 'delete' "
-        "RETURNING kind, resume, created_ns",
+        "RETURNING kind, resume, created_ns, put_id",
         (ino,),
     )
     _clear_attempt(store, ino, removed)
@@ -360,23 +360,25 @@ def remove_all(store: Store, ino: InodeId) -> None:
 
 def _clear_attempt(store: Store, ino: InodeId, removed: list[Row]) -> None:
     """What a request without reply may have made has to go as well, if it is there: the DELETE
-    carries the put id of what it is about, or the version of what was moved."""
+    carries the put id of what it is about and what the upload saved last, or the version of what
+    was moved."""
     attempt = attempts.of_inode(store, ino) if removed else None
     if attempt is None:
         return
+    saved = next((resume for _, resume, _, put_id in removed if put_id == attempt.put_id), None)
     store.run(
         "INSERT INTO intent (kind, inode, is_dir, not_before_ns, key, put_id, expect_tag, "
-        "created_ns) VALUES ('delete', ?, ?, ?, ?, ?, ?, ?)",
+        "resume, created_ns) VALUES ('delete', ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *(ino, attempt.is_dir, removed[0][2], attempt.key_raw),
-            *(attempt.put_id, attempt.tag, removed[0][2]),
+            *(attempt.put_id, attempt.tag, saved, removed[0][2]),
         ),
     )
 
 
 def _clear_aside(store: Store, ino: InodeId, removed: list[Row]) -> None:
     """What a MOVE may have left outside has to go."""
-    for kind, resume, now_ns in removed:
+    for kind, resume, now_ns, _ in removed:
         if kind == IntentKind.MOVE and resume is not None:
             is_dir, aside = resume.endswith("/"), Location(resume)
             add_delete(store, ino, aside, None, is_dir=is_dir, not_before_ns=now_ns, now_ns=now_ns)

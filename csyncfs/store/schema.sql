@@ -73,7 +73,8 @@ CREATE TABLE intent (
     error       TEXT,                               -- last failure, one line
     put_id      TEXT,                               -- stamped on the version the last attempt may have made
     put_generation INTEGER,                         -- generation that attempt, and resume, are of
-    resume      TEXT,                               -- state of a resumable upload, the backend's own JSON
+    resume      TEXT,                               -- state of a resumable upload, the backend's own JSON;
+                                                    -- delete: that of the upload with this put_id
     key         BLOB,                               -- delete: what to delete; UTF-8 (surrogateescape)
     item_id     TEXT,                               -- delete: likewise
     expect_tag  TEXT,                               -- delete: the version we believe in; NULL: none (directories)

@@ -333,8 +333,8 @@ class TransferClient:
     async def changes(self, cursor: str | None) -> ChangePage:
         return (await self._call(GotChanges, AskChanges(self._next_id(), cursor))).page
 
-    async def head(self, location: Location, kind: Kind) -> Item:
-        return await self._item(Head(self._next_id(), location, kind))
+    async def head(self, location: Location, kind: Kind, resume: str | None = None) -> Item:
+        return await self._item(Head(self._next_id(), location, kind, resume))
 
     async def fetch(
         self, location: Location, span: Span, fd: int, expect: RemoteVersion, landed: Landed

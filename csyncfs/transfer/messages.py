@@ -79,6 +79,7 @@ class ListPage(Request, tag=2):
 class Head(Request, tag=3):
     location: Location
     kind: Kind
+    resume: str | None
 
 
 class Fetch(Request, tag=4):

@@ -197,7 +197,7 @@ class Host:
         backend = hosted.backend
         match request:
             case Head():
-                item = await backend.head(request.location, request.kind)
+                item = await backend.head(request.location, request.kind, request.resume)
             case ListPage():
                 page = await backend.list_page(request.directory, request.token)
                 return GotPage(request.id, page)

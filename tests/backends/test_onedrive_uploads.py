@@ -205,6 +205,24 @@ async def test_a_lost_commit_is_known_as_ours_by_the_next_process(emu: Emulator)
     assert versions_of(emu, "file") == 1
 
 
+@pytest.mark.parametrize("size", [0, 7, 3 * UNIT + 7])
+async def test_what_a_lost_commit_made_is_known_by_what_was_saved(emu: Emulator, size: int) -> None:
+    first, stamp, states = await connected(emu), dated(), list[str]()
+    route = "fragment" if size else "content"
+    emu.faults.add(Rule(Action(What.DROP_AFTER_COMMIT), route=route, nth=-(-size // UNIT) or 1))
+    # The process ends before it can look.
+    emu.faults.add(Rule(Action.status(500), method="GET", path_re="file"))
+    with pytest.raises(BackendError):
+        await first.put("file", b"x" * size, stamp=stamp, save_resume=states.append)
+    emu.faults.clear()
+    second = (await connected(emu)).backend
+    assert (await second.head(Location("file"), Kind.FILE)).put_id is None
+    found = await second.head(Location("file"), Kind.FILE, states[-1])
+    assert found.put_id == stamp.put_id
+    emu.write("file", b"somebody else's", mtime=MTIME_NS / 1e9)
+    assert (await second.head(Location("file"), Kind.FILE, states[-1])).put_id is None
+
+
 @pytest.mark.parametrize("is_next_process", [False, True])
 async def test_a_lost_commit_is_ours_after_its_directory_was_renamed_and_a_library_wrote_into_it(
     emu: Emulator, is_next_process: bool

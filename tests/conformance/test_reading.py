@@ -277,3 +277,23 @@ async def test_many_fetches_at_once(mount: Mount) -> None:
                     mount.backend.fetch, Location("file"), span, fd, version(put), ignore
                 )
         assert os.pread(fd, len(CONTENT) + 1, 0) == CONTENT
+
+
+async def test_who_connects_again_disturbs_nobody(mount: Mount) -> None:
+    content = b"content" * 1000
+    put = await mount.put("file", content)
+    is_over = False
+
+    async def keep_looking() -> None:
+        while not is_over:
+            assert await mount.names() == ["file"]
+            assert (await mount.head("file")).version == put.version
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(keep_looking)
+        for _ in range(3):
+            await trio.sleep(0.05)
+            await mount.backend.connect()
+        is_over = True
+    assert (await mount.read("file")) == content

@@ -306,10 +306,10 @@ class HalfMakes:
             self.refused.set()
             raise Throttled("later")
 
-    async def head(self, location: Location, kind: Kind) -> Item:
+    async def head(self, location: Location, kind: Kind, resume: str | None = None) -> Item:
         if self.is_there and location.key == "d/":
             return Item(location, Kind.DIR, None)
-        return await self._head(location, kind)
+        return await self._head(location, kind, resume)
 
     async def delete(self, location: Location, kind: Kind, expect: RemoteVersion | None) -> None:
         if location.key == "d/":

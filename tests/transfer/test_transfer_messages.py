@@ -101,7 +101,7 @@ def test_undecodable_names_survive_everywhere() -> None:
 
 
 def test_paired_surrogates_are_not_joined() -> None:
-    message = Head(1, Location("\ud83d\ude00"), Kind.FILE)
+    message = Head(1, Location("\ud83d\ude00"), Kind.FILE, None)
 
     assert trip(to_server, message) == message
 
@@ -129,7 +129,7 @@ def test_garbage_is_a_protocol_error(body: bytes, flag: int) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        [3, 1, {"key": "a", "item_id": None}, "file", "more"],
+        [3, 1, {"key": "a", "item_id": None}, "file", 7],
         [3, 1, {"key": "a", "item_id": None}],
         [3, 1, {"key": "a", "item_id": None}, "pipe"],
         [3, "1", {"key": "a", "item_id": None}, "file"],

@@ -206,7 +206,7 @@ async def test_what_landed_is_told_before_the_failure(autojump_clock: Any) -> No
 
 async def test_a_cancel_in_the_same_batch_as_its_request_counts() -> None:
     async with serving(MemoryBackend(store_with_file(), faults=hang)) as peer:
-        peer.channel.send_nowait(Head(1, FILE, Kind.FILE))
+        peer.channel.send_nowait(Head(1, FILE, Kind.FILE, None))
         peer.channel.send_nowait(Cancel(1))
 
         assert await peer.next() == Cancelled(1)
@@ -214,7 +214,7 @@ async def test_a_cancel_in_the_same_batch_as_its_request_counts() -> None:
 
 async def test_a_cancel_that_comes_too_late_is_ignored() -> None:
     async with serving(MemoryBackend(store_with_file())) as peer:
-        peer.channel.send_nowait(Head(1, FILE, Kind.FILE))
+        peer.channel.send_nowait(Head(1, FILE, Kind.FILE, None))
         assert isinstance(await peer.next(), GotItem)
         peer.channel.send_nowait(Cancel(1))
         peer.channel.send_nowait(Ping(2))
@@ -298,7 +298,7 @@ async def test_a_bug_in_a_backend_fails_one_request_and_tells_no_secret(
 ) -> None:
     with tempfile.TemporaryFile() as file:
         async with serving(MemoryBackend(MemoryStore(), faults=broken)) as peer:
-            peer.channel.send_nowait(Head(1, FILE, Kind.FILE))
+            peer.channel.send_nowait(Head(1, FILE, Kind.FILE, None))
             head = await peer.next()
             peer.channel.send_nowait(put(0), file.fileno())
             written = await peer.next()
@@ -323,7 +323,7 @@ async def test_a_reply_that_cannot_be_sent_fails_that_request_only() -> None:
         reply = await peer.next()
         assert isinstance(reply, Failed)
         assert reply.fault.kind == "Retry"
-        peer.channel.send_nowait(Head(2, FILE, Kind.FILE))
+        peer.channel.send_nowait(Head(2, FILE, Kind.FILE, None))
 
         assert isinstance(await peer.next(), GotItem)
 
@@ -351,7 +351,7 @@ class Closing(MemoryBackend):
 async def test_eof_cancels_requests_and_closes_the_backend() -> None:
     backend = Closing(store_with_file(), faults=hang)
     async with serving(backend) as peer:
-        peer.channel.send_nowait(Head(1, FILE, Kind.FILE))
+        peer.channel.send_nowait(Head(1, FILE, Kind.FILE, None))
         peer.channel.send_nowait(Ping(2))
         await peer.next()
 
@@ -367,8 +367,8 @@ async def test_requests_wait_for_the_backend_to_be_made_and_can_be_cancelled() -
 
     async with peer_of(lambda sock: serve_spec(sock, make, lambda: None)) as peer:
         peer.channel.send_nowait(Start(PROTOCOL, "memory:", {}, None))
-        peer.channel.send_nowait(Head(1, FILE, Kind.FILE))
-        peer.channel.send_nowait(Head(2, FILE, Kind.FILE))
+        peer.channel.send_nowait(Head(1, FILE, Kind.FILE, None))
+        peer.channel.send_nowait(Head(2, FILE, Kind.FILE, None))
         peer.channel.send_nowait(Cancel(2))
         assert await peer.next() == Cancelled(2)
         may_go_on.set()
@@ -407,7 +407,7 @@ async def test_connect_brings_the_memo_as_it_is_afterwards() -> None:
 async def test_stats_hold_the_counters_of_the_guard() -> None:
     hosted = Hosted(MemoryBackend(store_with_file()), counters=lambda: {"retries": 3})
     async with peer_of(lambda sock: serve(sock, hosted)) as peer:
-        peer.channel.send_nowait(Head(1, FILE, Kind.FILE))
+        peer.channel.send_nowait(Head(1, FILE, Kind.FILE, None))
         await peer.next()
         peer.channel.send_nowait(AskStats(2))
         reply = await peer.next()

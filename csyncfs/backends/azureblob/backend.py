@@ -41,12 +41,15 @@ class AzureBackend:
     def __init__(self, options: AzureOptions) -> None:
         self._options = options
         self._wire: Wire | None = None
+        self._older: Wire | None = None
 
     async def connect(self) -> Capabilities:
         wire = await connecting.reach(self._options)
         before, self._wire = self._wire, wire
-        if before is not None:
-            await trio.to_thread.run_sync(before.clients.close)
+        # With the last one requests are under way perhaps.
+        older, self._older = self._older, before
+        if older is not None:
+            await trio.to_thread.run_sync(older.clients.close)
         return capabilities(self._options, is_hierarchical=wire.is_hierarchical)
 
     async def list_page(self, directory: Location, token: str | None) -> Page:
@@ -56,7 +59,7 @@ class AzureBackend:
             await looking.head_dir(wire, directory.key)
         return page
 
-    async def head(self, location: Location, kind: Kind) -> Item:
+    async def head(self, location: Location, kind: Kind, resume: str | None = None) -> Item:
         return await self._head(location.key, kind)
 
     async def fetch(
@@ -178,9 +181,10 @@ class AzureBackend:
         return None
 
     async def aclose(self) -> None:
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            await trio.to_thread.run_sync(wire.clients.close)
+        wires, self._wire, self._older = (self._wire, self._older), None, None
+        for wire in wires:
+            if wire is not None:
+                await trio.to_thread.run_sync(wire.clients.close)
 
     async def _is_still(self, key: str, kind: Kind, expect: RemoteVersion) -> bool:
         """False if the item is gone. Raises VersionMismatch if it is another version."""

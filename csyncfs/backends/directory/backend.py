@@ -184,7 +184,7 @@ class DirectoryBackend:
     async def list_page(self, directory: Location, token: str | None) -> Page:
         return await self._call(directory.key, self._tree.list_page, directory.key, token)
 
-    async def head(self, location: Location, kind: Kind) -> Item:
+    async def head(self, location: Location, kind: Kind, resume: str | None = None) -> Item:
         return await self._call(location.key, self._head, location.key, kind)
 
     def _head(self, key: str, kind: Kind) -> Item:

@@ -37,18 +37,21 @@ class GcsBackend:
     def __init__(self, options: GcsOptions) -> None:
         self._options = options
         self._wire: Wire | None = None
+        self._older: Wire | None = None
 
     async def connect(self) -> Capabilities:
         reached = await connecting.reach(self._options)
         before, self._wire = self._wire, reached.wire
-        if before is not None:
-            await trio.to_thread.run_sync(before.client.close)
+        # With the last one requests are under way perhaps.
+        older, self._older = self._older, before
+        if older is not None:
+            await trio.to_thread.run_sync(older.client.close)
         return capabilities(self._options, is_hierarchical=reached.is_hierarchical)
 
     async def list_page(self, directory: Location, token: str | None) -> Page:
         return await looking.list_page(self._connected(), directory.key, token)
 
-    async def head(self, location: Location, kind: Kind) -> Item:
+    async def head(self, location: Location, kind: Kind, resume: str | None = None) -> Item:
         return await self._head(location.key, kind)
 
     async def fetch(
@@ -146,9 +149,10 @@ class GcsBackend:
         return None
 
     async def aclose(self) -> None:
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            await trio.to_thread.run_sync(wire.client.close)
+        wires, self._wire, self._older = (self._wire, self._older), None, None
+        for wire in wires:
+            if wire is not None:
+                await trio.to_thread.run_sync(wire.client.close)
 
     def _commits(self) -> Commits:
         return Commits(self._head)

@@ -51,13 +51,18 @@ class OneDriveBackend:
         self._credential = credential
         self._account = Account()
         self._wire: Wire | None = None
+        self._older: Wire | None = None
 
     async def connect(self) -> Capabilities:
         wire = await connecting.reach(self._options, self._account, self._credential)
         before, self._wire = self._wire, wire
         self._credential = wire.client.credential
-        if before is not None:
-            await before.client.aclose()
+        if before is not None and before.drive.id == wire.drive.id:
+            wire.inherit(before)
+        # With the last one requests are under way perhaps.
+        older, self._older = self._older, before
+        if older is not None:
+            await older.client.aclose()
         return capabilities(wire.options, wire.drive.kind)
 
     async def list_page(self, directory: Location, token: str | None) -> Page:
@@ -66,8 +71,8 @@ class OneDriveBackend:
     async def changes(self, cursor: str | None) -> ChangePage:
         return await delta.changes(self._connected(), cursor)
 
-    async def head(self, location: Location, kind: Kind) -> Item:
-        return await looking.head(self._connected(), location.key, kind)
+    async def head(self, location: Location, kind: Kind, resume: str | None = None) -> Item:
+        return await uploading.head(self._connected(), location.key, kind, resume)
 
     async def fetch(
         self, location: Location, span: Span, fd: int, expect: RemoteVersion, landed: Landed
@@ -90,7 +95,7 @@ class OneDriveBackend:
 
     async def abandon(self, resume: str) -> None:
         wire, state = self._connected(), sessions.state_of(resume)
-        if state is not None:
+        if state is not None and state.url:
             wire.sessions.pop(state.key, None)
             await sessions.cancel(wire, state.url)
 
@@ -141,10 +146,11 @@ class OneDriveBackend:
         return Space(total, max(0, min(left, total))) if total > 0 else None
 
     async def aclose(self) -> None:
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            await sessions.cancel_left(wire)
-            await wire.client.aclose()
+        wires, self._wire, self._older = (self._wire, self._older), None, None
+        for wire in wires:
+            if wire is not None:
+                await sessions.cancel_left(wire)
+                await wire.client.aclose()
 
     def _connected(self) -> Wire:
         if self._wire is None:

@@ -135,8 +135,14 @@ async def directory_id(wire: Wire, key: str) -> str:
 
 
 async def head(wire: Wire, key: str, kind: Kind) -> Item:
+    return (await seen(wire, key, kind))[0]
+
+
+async def seen(wire: Wire, key: str, kind: Kind) -> tuple[Item, Json]:
+    """The item, and what the drive says of it. Raises NotFound."""
     try:
-        return item_of(wire, key, kind, await look(wire, key, kind))
+        body = await look(wire, key, kind)
+        return item_of(wire, key, kind, body), body
     except Unrepresentable as exc:
         raise NotFound("looking: no such item") from exc
 

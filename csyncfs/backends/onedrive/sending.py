@@ -1,6 +1,6 @@
 """Content on its way up: read in threads, summed up, confirmed once."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -20,6 +20,8 @@ class Sending:
         self.size = source.size
         self.progress = progress
         """To be called when the server has more of it for good."""
+        self.before_commit: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        """To be called when the last of it is about to be sent."""
         self._source = source
         self._content = Content(source.fd)
         self._fragment_bytes = fragment_bytes

@@ -6,7 +6,7 @@ gives its address away only once.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 import httpx
@@ -31,15 +31,19 @@ class State:
     """What is saved of an unfinished upload."""
 
     url: str
+    """"": it needs no session."""
     key: str
     size: int
     put_id: str
     base: str
     """The tag of the version it replaces; "": none."""
+    quick_xor: str = ""
+    """Of all of it, once the last of it is about to be sent: items carry no put ids."""
+    time_s: int = 0
+    """Likewise, the time of change that it will have."""
 
     def to_json(self) -> str:
-        names = ("url", "key", "size", "put_id", "base")
-        return json.dumps({name: getattr(self, name) for name in names})
+        return json.dumps(asdict(self))
 
 
 def state_of(text: str | None) -> State | None:
@@ -52,6 +56,8 @@ def state_of(text: str | None) -> State | None:
             int(found["size"]),
             str(found["put_id"]),
             str(found["base"]),
+            str(found.get("quick_xor", "")),
+            int(found.get("time_s", 0)),
         )
     except (ValueError, KeyError, TypeError):
         return None
@@ -121,6 +127,7 @@ async def send(wire: Wire, url: str, sending: Sending, start: int) -> Json:
         data = await sending.fragment(at)
         end = at + len(data)
         if end == sending.size:
+            await sending.before_commit()
             await sending.confirm()
         reply = await _put(wire, url, data, at, sending.size)
         if reply is not None and reply.status_code in (200, 201):

@@ -101,6 +101,7 @@ async def put(
     try:
         # The session in use is the one progress tells of.
         sending.progress = uploading.save
+        sending.before_commit = uploading.foretell
         return await uploading.run()
     except Retry:
         # What is in the session is still good.
@@ -108,6 +109,25 @@ async def put(
     except CsyncError:
         await uploading.drop()
         raise
+
+
+async def head(wire: Wire, key: str, kind: Kind, resume: str | None) -> Item:
+    """See Backend.head."""
+    item, body = await looking.seen(wire, key, kind)
+    state = sessions.state_of(resume)
+    if kind is Kind.FILE and state is not None and item.put_id is None:
+        return replace(item, put_id=state.put_id) if _is_made_by(wire, state, body) else item
+    return item
+
+
+def _is_made_by(wire: Wire, state: State, body: Json) -> bool:
+    """Whether the file is what the upload was about to make. An empty one perhaps did not get its
+    time any more."""
+    if not state.quick_xor:
+        return False
+    tag = f"{state.quick_xor} {state.size} {state.time_s}"
+    is_empty = not state.size and not items.size_of(body)
+    return is_empty or looking.is_expected(wire, RemoteVersion(tag, state.size, 0), body)
 
 
 async def _open_session(wire: Wire, order: Put, found: State | None) -> State | None:
@@ -120,11 +140,11 @@ async def _open_session(wire: Wire, order: Put, found: State | None) -> State | 
     )
     await sessions.cancel_left(wire, shield=False)
     left = wire.sessions.get(order.key)
-    if found is not None and not is_good:
+    if found is not None and found.url and not is_good:
         await sessions.cancel_quietly(wire, found.key, found.url)
     if left is not None and (found is None or left != found.url):
         await sessions.cancel_quietly(wire, order.key, left)
-    if not is_good or found is None:
+    if not is_good or found is None or not found.url:
         return None
     wire.sessions[order.key] = found.url
     return found
@@ -144,6 +164,19 @@ class _Uploading:
     def save(self) -> None:
         if self._state is not None:
             self._order.save_resume(self._state.to_json())
+
+    async def foretell(self) -> None:
+        """Save what the file will be known by, in case no reply comes; before the confirmation,
+        which makes sure that it is saved."""
+        order = self._order
+        state = self._state or State(
+            "", order.key, order.sending.size, order.writing.put_id, order.base
+        )
+        digest, time_ns = await order.sending.quick_xor(), order.writing.attributes.mtime_ns
+        state = replace(state, quick_xor=digest, time_s=(time_ns or 0) // _S)
+        if self._state is not None:
+            self._state = state
+        order.save_resume(state.to_json())
 
     async def drop(self) -> None:
         state, self._state = self._state, None
@@ -250,6 +283,7 @@ class _Uploading:
         """All in one request; the time of change, if it has one, after it."""
         wire, order = self._wire, self._order
         data = await order.sending.fragment(0) if order.sending.size else b""
+        await self.foretell()
         await order.sending.confirm()
         await self._note_sent()
         behaviour = "fail" if target.if_match is None else None

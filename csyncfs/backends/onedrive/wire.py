@@ -79,6 +79,14 @@ class Wire:
         """Checksums of downloads that were not as told, by item and version."""
         self._sent: OrderedDict[str, Sent] = OrderedDict()
 
+    def inherit(self, before: "Wire") -> None:
+        """Know what the connection before this one knew of the same drive."""
+        self.sessions.update(before.sessions)
+        self.left_sessions.extend(before.left_sessions)
+        before.left_sessions.clear()
+        self.damaged.update(before.damaged)
+        self._sent.update(before._sent)
+
     # -- the API -------------------------------------------------------------------------
 
     def items(self) -> Any:

@@ -46,6 +46,7 @@ class S3Backend:
         self._options = options
         self._verdict = cached_verdict
         self._wire: Wire | None = None
+        self._older: Wire | None = None
 
     @property
     def verdict(self) -> Verdict | None:
@@ -58,15 +59,17 @@ class S3Backend:
         if verdict is None or not verdict.probed:
             verdict = self._verdict = await connecting.find_verdict(wire)
         before, self._wire = self._wire, wire
-        if before is not None:
-            await trio.to_thread.run_sync(before.clients.close)
+        # With the last one requests are under way perhaps.
+        older, self._older = self._older, before
+        if older is not None:
+            await trio.to_thread.run_sync(older.clients.close)
         return capabilities(verdict, self._options)
 
     async def list_page(self, directory: Location, token: str | None) -> Page:
         wire, verdict = self._connected()
         return await listing.list_page(wire, directory.key, token, md5_tags=verdict.md5_tags)
 
-    async def head(self, location: Location, kind: Kind) -> Item:
+    async def head(self, location: Location, kind: Kind, resume: str | None = None) -> Item:
         return await self._head(location.key, kind)
 
     async def fetch(
@@ -178,9 +181,10 @@ class S3Backend:
         return None
 
     async def aclose(self) -> None:
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            await trio.to_thread.run_sync(wire.clients.close)
+        wires, self._wire, self._older = (self._wire, self._older), None, None
+        for wire in wires:
+            if wire is not None:
+                await trio.to_thread.run_sync(wire.clients.close)
 
     async def _head(self, key: str, kind: Kind) -> Item:
         wire, verdict = self._connected()
