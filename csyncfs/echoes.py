@@ -144,6 +144,39 @@ class Echoes:
             return
         journal.remove_void_deletes(self._store, target.key)
 
+    def is_tree_lost(self, ino: InodeId) -> bool:
+        """Whether the inode is a directory that perhaps was moved."""
+        attempt = attempts.of_inode(self._store, ino)
+        return attempt is not None and bool(attempt.is_dir) and attempt.put_id is None
+
+    async def find_tree(self, intent: Intent) -> None:
+        """Find out where a directory is that was removed before it was known whether it had been
+        moved: what was in it goes from there. Raises NotYet if that was open."""
+        attempt = attempts.of_inode(self._store, intent.inode)
+        if attempt is None or not self.is_tree_lost(intent.inode):
+            return
+        self._let_the_server_end(intent.inode)
+        item = await self._promise.head(Location(attempt.key), Kind.DIR)
+        row = inodes.get(self._store, intent.inode)
+        is_there = (
+            item is not None
+            and row is not None
+            and self._is_ours(attempt, item)
+            and await self._has_left(attempt, row)
+        )
+        with self._store.transaction():
+            if is_there:
+                assert item is not None
+                assert row is not None
+                source = self._tree.location(row)
+                target = Location(attempt.key, item.location.item_id)
+                journal.remove_deletes_of(self._store, row.id, source.key)
+                self._moves.tree_moved(row, source, target, item)
+            else:
+                journal.remove_deletes_of(self._store, intent.inode, attempt.key)
+            attempts.forget(self._store, intent.inode)
+        raise NotYet("it is known now where the directory is")
+
     async def delete(self, intent: Intent) -> None:
         """Remove what a request made for an inode that has no name any more, if it did."""
         self._let_the_server_end(intent.inode)

@@ -45,10 +45,15 @@ class Ordering:
     def blocker(self, intent: Intent) -> InodeId | None:
         """The inode of which something else has to reach the cloud first, if there is one."""
         if intent.kind == IntentKind.DELETE:
-            return self._delete_blocker(intent)
+            moved = self._lost_with_tree(intent.location.key, intent.inode)
+            return moved if moved is not None else self._delete_blocker(intent)
         row = inodes.get(self._store, intent.inode)
         if row is None or row.nlink == 0:
             return None
+        if row.in_cloud:
+            moved = self._lost_with_tree(self._tree.location(row).key, row.id)
+            if moved is not None:
+                return moved
         waits_for = self.pending_ancestor(row.id)
         if waits_for is None and intent.kind == IntentKind.PUT:
             waits_for = self._file_first(row)
@@ -57,6 +62,19 @@ class Ordering:
         if waits_for is not None and intent.kind == IntentKind.MOVE and self.can_step_aside(row):
             return None
         return waits_for
+
+    def _lost_with_tree(self, key: str, ino: InodeId) -> InodeId | None:
+        """The directory whose move may have taken the item elsewhere, without our knowing."""
+        for attempt in attempts.tree_moves(self._store):
+            row = inodes.get(self._store, attempt.inode)
+            if (
+                row is not None
+                and row.id != ino
+                and row.in_cloud
+                and key.startswith(self._tree.location(row).key)
+            ):
+                return row.id
+        return None
 
     def _file_first(self, row: InodeRow) -> InodeId | None:
         """The file of which the inode is a further name, until its own item is as it should be."""

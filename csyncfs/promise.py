@@ -95,6 +95,7 @@ class Promise:
             raise NotYet("what had the name before has to go first")
         # What was there before a removed one has a DELETE too, which is for the caller to look at.
         excused = {ino, *journal.deleters_at(self.store, key, is_known=True)}
+        excused -= {attempt.inode for attempt in attempts.tree_moves(self.store)} - {ino}
         for taken in (key, other_kind(key)):
             if not excused.issuperset(attempts.makers_at(self.store, taken)):
                 raise NotYet("it has to be known first what another request for it has done")

@@ -46,10 +46,12 @@ class Uploads:
     def blocker(self, intent: Intent) -> InodeId | None:
         """The inode of which something else has to reach the cloud first."""
         blocker = self._promise.ordering.blocker(intent)
-        if blocker is not None and intent.kind == IntentKind.DELETE:
+        if blocker is None:
+            return None
+        if intent.kind == IntentKind.DELETE:
             self._deletions.blocked(intent)
-        if blocker is None or intent.kind == IntentKind.DELETE:
-            return blocker
+            is_open = intent.is_dir and self._echoes.is_tree_lost(intent.inode)
+            return None if is_open else blocker
         # What became of the last request can be asked at any time, and others wait for it.
         return None if attempts.of_inode(self._store, intent.inode) is not None else blocker
 
@@ -90,6 +92,7 @@ class Uploads:
         if intent.put_id is not None:
             await self._echoes.delete(intent)
             return
+        await self._echoes.find_tree(intent)
         await self._deletions.admit(intent)
         if journal.get(self._store, intent.seq) is None:
             return

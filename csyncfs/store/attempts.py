@@ -75,6 +75,15 @@ def maker_below(store: Store, directory: str, ino: InodeId) -> InodeId | None:
     return row[0] if row else None
 
 
+def tree_moves(store: Store) -> list[Attempt]:
+    """Moves of whole directories of which it is not known whether they took effect."""
+    rows = store.all(
+        "SELECT inode, key, is_dir, put_id, tag FROM attempt "
+        "WHERE is_dir = 1 AND put_id IS NULL AND inode IN (SELECT inode FROM intent)"
+    )
+    return [Attempt._make(row) for row in rows]
+
+
 def is_open(store: Store, key: str) -> bool:
     """Whether what is at the key may be ours, without our knowing."""
     return bool(makers_at(store, key))

@@ -185,6 +185,13 @@ def remove_deletes_at(store: Store, key: str) -> None:
     store.run("DELETE FROM intent WHERE key = ? AND kind = 'delete'", (key_to_db(key),))
 
 
+def remove_deletes_of(store: Store, ino: InodeId, key: str) -> None:
+    """The inode's item is not at this key."""
+    store.run(
+        "DELETE FROM intent WHERE key = ? AND kind = 'delete' AND inode = ?", (key_to_db(key), ino)
+    )
+
+
 def remove_void_deletes(store: Store, key: str) -> None:
     """A new item is at the key: with it went all versions that were to go. Where a tag tells the
     content only, one of these may be that of the new one, too."""

@@ -235,3 +235,51 @@ async def test_a_file_takes_the_place_of_one_with_the_same_bytes_and_the_reply_i
         assert await agree(a, b) == {"f": NEW}
         assert lost
         assert bucket.read("f") == NEW
+
+
+TREE_CHANGES: dict[str, tuple[tuple[tuple[str, ...], ...], dict[str, bytes | None]]] = {
+    "a file removed": ((("unlink", "d/f"),), {"d": None, "d/g": b"g"}),
+    "all of it removed": ((("unlink", "d/f"), ("unlink", "d/g"), ("rmdir", "d")), {}),
+    "a file edited": ((("write", "d/f", "new"),), {"d": None, "d/f": b"new", "d/g": b"g"}),
+    "a file saved over": (
+        (("write", "d/t", "new"), ("rename", "d/t", "d/f")),
+        {"d": None, "d/f": b"new", "d/g": b"g"},
+    ),
+    "a file moved out": ((("rename", "d/f", "f"),), {"d": None, "d/g": b"g", "f": b"f"}),
+    "all moved out, and removed": (
+        (("rename", "d/f", "f"), ("unlink", "d/g"), ("rmdir", "d")),
+        {"f": b"f"},
+    ),
+    "renamed again": ((("rename", "d", "e"),), {"e": None, "e/f": b"f", "e/g": b"g"}),
+    "renamed back": ((("rename", "d", "x"),), {"x": None, "x/f": b"f", "x/g": b"g"}),
+    "made anew": (
+        (("unlink", "d/f"), ("unlink", "d/g"), ("rmdir", "d"), ("mkdir", "d")),
+        {"d": None},
+    ),
+    "old name made anew": (
+        (("mkdir", "x"), ("write", "x/f", "new")),
+        {"d": None, "d/f": b"f", "d/g": b"g", "x": None, "x/f": b"new"},
+    ),
+}
+
+
+@pytest.mark.parametrize("change", TREE_CHANGES)
+@pytest.mark.parametrize("step", ["move", "move:done"])
+async def test_a_tree_changes_before_its_lost_move_is_known(
+    tmp_path: Path, autojump_clock: MockClock, change: str, step: str
+) -> None:
+    bucket = MemoryStore(real_dirs=True)
+    bucket.write("x/f", b"f")
+    bucket.write("x/g", b"g")
+    calls, expected = TREE_CHANGES[change]
+    async with machines(tmp_path, bucket, "a", "b", upload_delay_s=0.0) as (a, b):
+        await a.show()
+        await a.rename("x", "d")
+        await _crash_after(a, step)
+        for name, *words in calls:
+            given = [words[0], words[1].encode()] if name == "write" else words
+            await getattr(a, name)(*given)
+        a.on_step = None
+        await trio.sleep(70)
+        assert await agree(a, b) == expected
+        assert a.conflicts() == []

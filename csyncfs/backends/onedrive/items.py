@@ -58,7 +58,8 @@ def mtime_ns(body: Json) -> int | None:
 
 def version_of(body: Json) -> RemoteVersion:
     if kind_of(body) is Kind.DIR:
-        return RemoteVersion(str(body.get("eTag") or ""), 0, _changed_ns(body))
+        # Not the eTag: it changes with every name, and what is in it is no matter of versions.
+        return RemoteVersion(str(body["id"]), 0, _changed_ns(body))
     size, digest, changed_ns = size_of(body), quick_xor(body), mtime_ns(body)
     # Without a hash only the eTag is left that listings and the feed both tell.
     tag = f"{digest} {size} {(changed_ns or 0) // _S}" if digest else str(body.get("eTag") or "*")
