@@ -62,7 +62,11 @@ class Echoes:
             if self._is_ours(attempt, item) and await self._has_left(attempt, row):
                 log.info("a request without reply took effect ino=%d key=%s", row.id, attempt.key)
                 self._took_effect(attempt, row, item)
-            elif attempt.put_id is not None and self._is_half_made(item):
+            elif (
+                attempt.put_id is not None
+                and self._is_half_made(item)
+                and (item.version is None or self._tree.target(row).key != attempt.key)
+            ):
                 with self._store.transaction():
                     self._promise.delete_later(row.id, item.location, None, is_dir=True)
         self.known(intent.inode)
@@ -75,9 +79,10 @@ class Echoes:
 
     def _is_half_made(self, item: Item) -> bool:
         """Whether the item is a directory without its attributes, which some servers take in a
-        second request, and no directory of ours is there. One that is yet to be made comes after
-        this, and may go before it is."""
-        if item.kind is not Kind.DIR or item.version is not None:
+        second request and others never, and no directory of ours is there. One that is yet to be
+        made comes after this, and may go before it is. Only an empty one goes."""
+        is_told = item.put_id is not None or self._tree.policy.keeps_attributes
+        if item.kind is not Kind.DIR or (item.version is not None and is_told):
             return False
         key = item.location.key
         owner = inodes.by_remote_key(self._store, key) or self._tree.dir_for_key(key)
