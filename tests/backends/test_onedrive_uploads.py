@@ -241,6 +241,9 @@ async def test_a_lost_commit_is_ours_after_its_directory_was_renamed_and_a_libra
         emu.enrich("new/file.docx")
     if is_next_process:
         mount = await connected(emu)
+    found = await mount.backend.head(Location("new/file.docx"), Kind.FILE, states[-1])
+    # What the library wrote is news, and not what was sent.
+    assert (found.put_id, version(found).size) == (stamp.put_id, len(content))
     put = await mount.put("new/file.docx", content, stamp=stamp, resume=states[-1])
     assert put.version is not None
     assert put.version.size == len(content)

@@ -115,9 +115,14 @@ async def head(wire: Wire, key: str, kind: Kind, resume: str | None) -> Item:
     """See Backend.head."""
     item, body = await looking.seen(wire, key, kind)
     state = sessions.state_of(resume)
-    if kind is Kind.FILE and state is not None and item.put_id is None:
-        return replace(item, put_id=state.put_id) if _is_made_by(wire, state, body) else item
-    return item
+    is_unknown = kind is Kind.FILE and state is not None and item.put_id is None
+    if not is_unknown or state is None or not _is_made_by(wire, state, body):
+        return item
+    if items.quick_xor(body) == state.quick_xor:
+        return replace(item, put_id=state.put_id)
+    # A library has written into it since, which is news.
+    version = items.as_sent(body, state.quick_xor, state.size)
+    return replace(item, version=version, put_id=state.put_id)
 
 
 def _is_made_by(wire: Wire, state: State, body: Json) -> bool:
