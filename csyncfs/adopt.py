@@ -8,6 +8,8 @@ new inode, open handles keep theirs.
 import dataclasses
 import logging
 
+import trio
+
 from csyncfs import names
 from csyncfs.errors import NotFound, Retry
 from csyncfs.inode import LiveInode
@@ -22,6 +24,7 @@ from csyncfs.types import ROOT, InodeId, Item, Kind, Location
 
 log = logging.getLogger(__name__)
 
+_LOOK_AGAIN_S = 0.2
 _ZEROS_BYTES = 1 << 20
 _SECOND_NS = 1_000_000_000
 
@@ -372,11 +375,16 @@ class Adopter(Keeping):
             self.remove_gone(dentry.parent, dentry.name, row)
 
     async def _ask_twice(self, row: InodeRow, location: Location) -> Item | None:
-        """The item, None if it is gone. Another version than we believe in counts only if it is
-        told twice: on one garbled tag an edit would be set aside. Raises Retry."""
+        """The item, None if it is gone. Another version than we believe in, or none, counts only
+        if it is told twice: on one garbled tag an edit would be set aside, and servers were seen
+        to have nothing for a moment while one version takes the other's place. Raises Retry."""
         kind = Kind.DIR if row.is_dir else Kind.FILE
         try:
-            item = await self._backend.head(location, kind)
+            try:
+                item = await self._backend.head(location, kind)
+            except NotFound:
+                await trio.sleep(_LOOK_AGAIN_S)
+                item = await self._backend.head(location, kind)
             if tag_of(item) != row.base_tag:
                 again = await self._backend.head(location, kind)
                 if tag_of(again) != tag_of(item):
