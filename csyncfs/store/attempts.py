@@ -4,10 +4,17 @@ At most one an inode: the next request about it is made when this one is found o
 that nothing is promised about any more the row means nothing.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from csyncfs.store.db import Store, key_after, key_from_db, key_to_db
 from csyncfs.types import InodeId
+
+# Something is promised of the inode yet. In two halves, each of which a partial index covers: these
+# are asked for before every request, and the journal may be long.
+_MEANT: Final = (
+    "(EXISTS (SELECT 1 FROM intent i WHERE i.inode = a.inode AND i.kind <> 'delete') "
+    "OR EXISTS (SELECT 1 FROM intent i WHERE i.inode = a.inode AND i.kind = 'delete'))"
+)
 
 
 class Attempt(NamedTuple):
@@ -59,8 +66,7 @@ def forget_void(store: Store) -> None:
 def makers_at(store: Store, key: str) -> list[InodeId]:
     """The inodes of which a request may have made what is at the key, without our knowing."""
     rows = store.all(
-        "SELECT DISTINCT a.inode FROM attempt a JOIN intent i ON i.inode = a.inode WHERE a.key = ?",
-        (key_to_db(key),),
+        f"SELECT a.inode FROM attempt a WHERE a.key = ? AND {_MEANT}", (key_to_db(key),)
     )
     return [row[0] for row in rows]
 
@@ -68,8 +74,8 @@ def makers_at(store: Store, key: str) -> list[InodeId]:
 def maker_below(store: Store, directory: str, ino: InodeId) -> InodeId | None:
     """One as of ``makers_at``, of a directory or something below it; not this inode."""
     row = store.one(
-        "SELECT a.inode FROM attempt a JOIN intent i ON i.inode = a.inode "
-        "WHERE a.key >= ? AND a.key < ? AND a.inode <> ? LIMIT 1",
+        "SELECT a.inode FROM attempt a "
+        f"WHERE a.key >= ? AND a.key < ? AND a.inode <> ? AND {_MEANT} LIMIT 1",
         (key_to_db(directory), key_after(directory), ino),
     )
     return row[0] if row else None
@@ -78,8 +84,8 @@ def maker_below(store: Store, directory: str, ino: InodeId) -> InodeId | None:
 def tree_moves(store: Store) -> list[Attempt]:
     """Moves of whole directories of which it is not known whether they took effect."""
     rows = store.all(
-        "SELECT inode, key, is_dir, put_id, tag FROM attempt "
-        "WHERE is_dir = 1 AND put_id IS NULL AND inode IN (SELECT inode FROM intent)"
+        "SELECT inode, key, is_dir, put_id, tag FROM attempt a "
+        f"WHERE is_dir = 1 AND put_id IS NULL AND {_MEANT}"
     )
     return [Attempt._make(row) for row in rows]
 
