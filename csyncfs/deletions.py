@@ -126,7 +126,11 @@ class Deletions:
 
     async def _hold_all(self) -> None:
         after = self._accepted
-        while waiting := journal.removals(self._store, after, _BATCH, is_held=False):
+        while self.is_holding:
+            # The user may have decided meanwhile.
+            waiting = journal.removals(self._store, after, _BATCH, is_held=False)
+            if not waiting:
+                return
             after = waiting[-1].seq
             with self._store.transaction():
                 for intent in waiting:

@@ -272,3 +272,25 @@ async def test_a_name_that_is_used_again_while_it_is_held_is_the_new_files(
         shown = {path: content for path, content in (await machine.show()).items() if content}
         assert sorted(shown) == files_in(bucket)
         assert machine.conflicts() == []
+
+
+async def test_who_agrees_while_it_is_being_held_has_agreed(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    bucket = MemoryStore(real_dirs=True)
+    async with with_files(tmp_path, bucket, 300) as machine:
+        deletions = machine.up.deletions
+        machine.up.uploader.stop_nowait()
+        await remove_all(machine, "d")
+        waiting = [intent for intent in machine.intents() if intent.kind == "delete"]
+        assert len(waiting) > 300
+        async with trio.open_nursery() as nursery:
+
+            async def agree_soon() -> None:
+                while not deletions.count:
+                    await trio.lowlevel.checkpoint()
+                deletions.accept()
+
+            nursery.start_soon(agree_soon)
+            await deletions.admit(waiting[0])
+        assert [intent.hold for intent in machine.intents() if intent.hold] == []
