@@ -282,10 +282,7 @@ class Adopter(Keeping):
         """The item with all it says. None: it is gone again."""
         if item.attributes is not None:
             return item
-        try:
-            return await self._backend.head(item.location, item.kind)
-        except NotFound:
-            return None
+        return await self._head(item.location, item.kind)
 
     def _same_again(self, row: InodeRow, item: Item) -> None:
         """A name's item has the content of the file: another mount brought it up to date."""
@@ -376,22 +373,26 @@ class Adopter(Keeping):
 
     async def _ask_twice(self, row: InodeRow, location: Location) -> Item | None:
         """The item, None if it is gone. Another version than we believe in, or none, counts only
-        if it is told twice: on one garbled tag an edit would be set aside, and servers were seen
-        to have nothing for a moment while one version takes the other's place. Raises Retry."""
+        if it is told twice: on one garbled tag an edit would be set aside, and a server that puts
+        one version in the place of another may have neither for a moment. Raises Retry."""
         kind = Kind.DIR if row.is_dir else Kind.FILE
+        item = await self._head(location, kind)
+        if item is None:
+            await trio.sleep(_LOOK_AGAIN_S)
+            item = await self._head(location, kind)
+        if item is None or tag_of(item) == row.base_tag:
+            return item
+        again = await self._head(location, kind)
+        if again is not None and tag_of(again) != tag_of(item):
+            raise Retry("the store tells two versions of one item")
+        return again
+
+    async def _head(self, location: Location, kind: Kind) -> Item | None:
+        """None: it is gone."""
         try:
-            try:
-                item = await self._backend.head(location, kind)
-            except NotFound:
-                await trio.sleep(_LOOK_AGAIN_S)
-                item = await self._backend.head(location, kind)
-            if tag_of(item) != row.base_tag:
-                again = await self._backend.head(location, kind)
-                if tag_of(again) != tag_of(item):
-                    raise Retry("the store tells two versions of one item")
+            return await self._backend.head(location, kind)
         except NotFound:
             return None
-        return item
 
     async def _look_for_holes(self, row: InodeRow, item: Item | None) -> None:
         """The edits stand on a version that is not there any more: on the next one, or alone."""

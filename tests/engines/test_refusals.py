@@ -140,3 +140,24 @@ async def test_a_file_is_edited_in_a_directory_that_is_renamed_and_back(
         assert turned
         assert a.conflicts() == b.conflicts() == []
         check_machine(a)
+
+
+async def test_a_file_that_is_gone_for_a_moment_can_be_read(
+    tmp_path: Path, bucket: MemoryStore, autojump_clock: MockClock
+) -> None:
+    """A server that puts one version in the place of another may have neither for a moment."""
+    bucket.write("f", b"content")
+    async with machines(tmp_path, bucket, "a") as (a,):
+        assert await a.list() == ["f"]
+        answered: list[str] = []
+
+        async def at_step(step: str, key: str) -> None:
+            following = ["fetch", "head"][len(answered) :]
+            if key == "f" and following and step == following[0]:
+                answered.append(step)
+                raise NotFound("no such item")
+
+        a.on_step = at_step
+        assert await a.read("f") == b"content"
+        assert answered == ["fetch", "head"]
+        assert await a.list() == ["f"]

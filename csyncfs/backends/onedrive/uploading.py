@@ -115,8 +115,9 @@ async def head(wire: Wire, key: str, kind: Kind, resume: str | None) -> Item:
     """See Backend.head."""
     item, body = await looking.seen(wire, key, kind)
     state = sessions.state_of(resume)
-    is_unknown = kind is Kind.FILE and state is not None and item.put_id is None
-    if not is_unknown or state is None or not _is_made_by(wire, state, body):
+    if kind is not Kind.FILE or state is None or item.put_id is not None:
+        return item
+    if not _is_made_by(wire, state, body):
         return item
     if items.quick_xor(body) == state.quick_xor:
         return replace(item, put_id=state.put_id)
